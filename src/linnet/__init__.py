@@ -1,0 +1,34 @@
+"""Linnet: speech recognition that fits small machines.
+
+The public API, loaded on first use so that `import linnet` stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from linnet.errors import LinnetError
+
+if TYPE_CHECKING:
+    from linnet.evaluate import evaluate as evaluate
+    from linnet.results import Segment as Segment
+    from linnet.results import Transcription as Transcription
+    from linnet.results import Word as Word
+    from linnet.runtime.loader import load_model as load_model
+
+__version__ = "0.1.0"
+_LAZY = {
+    "load_model": "linnet.runtime.loader",
+    "evaluate": "linnet.evaluate",
+    "Transcription": "linnet.results",
+    "Segment": "linnet.results",
+    "Word": "linnet.results",
+}
+__all__ = ["LinnetError", "Segment", "Transcription", "Word", "__version__", "evaluate", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'linnet' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,1 @@
+"""Data for training: datasets, batching, augmentation, corpus readers."""

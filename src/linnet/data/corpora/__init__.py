@@ -1,0 +1,1 @@
+"""Readers that turn published corpora and synthetic speech into manifests."""

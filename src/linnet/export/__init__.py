@@ -1,0 +1,1 @@
+"""Checkpoints → bundles: ONNX graphs written directly, GGUF, quantisation. Torch-free."""

@@ -1,0 +1,1 @@
+"""Network families in torch; one folder each with the same file names."""

@@ -1,0 +1,1 @@
+"""Qwen3-ASR in torch: configuration, network, training task, export."""

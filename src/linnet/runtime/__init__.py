@@ -1,0 +1,1 @@
+"""Torch-free recognisers: bundles in, text out."""
