@@ -1,4 +1,4 @@
-"""Qwen3-ASR's prompt and answer format: the one place that knows its markers. Pure and torch-free; training uses it too.
+"""Qwen3-ASR's prompt and answer format: the one place that knows its markers. Pure and torch-free; training uses it.
 
 The chat template of the official checkpoint (qwen-asr 0.0.6, chat_template.json), with one `<|audio_pad|>` per encoder
 token, and the answer that the model gives:
