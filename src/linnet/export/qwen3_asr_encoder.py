@@ -131,17 +131,16 @@ def _conv(encoder: _Encoder, x: str, name: str) -> str:
 def _conv_int8(encoder: _Encoder, x: str, name: str) -> str:
     """3×3, stride 2, padding 1 on x [N, bands, T, C], then GELU: quantise once, nine slices, one integer product."""
     graph = encoder.graph
-    # Padded in float, so that the zeros land exactly on the zero point.
-    padded = graph.node("Pad", [x, graph.integers(0, 1, 1, 0, 0, 1, 1, 0)])
     values, scale, zero = (f"{name}.{part}" for part in ("input", "input_scale", "input_zero"))
-    graph.add("DynamicQuantizeLinear", [padded], [values, scale, zero])
+    graph.add("DynamicQuantizeLinear", [x], [values, scale, zero])
+    padded = graph.node("Pad", [values, graph.integers(0, 1, 1, 0, 0, 1, 1, 0), zero])  # the zero point is 0.0
     # A slice takes every second row and column, from offset 0, 1 or 2; the last window's end bounds all of them.
     ends = {0: -2, 1: -1, 2: np.iinfo(np.int64).max}
     patches = []
     for row in range(3):
         for column in range(3):
             start, end = graph.integers(row, column), graph.integers(ends[row], ends[column])
-            patches.append(graph.node("Slice", [values, start, end, graph.integers(1, 2), graph.integers(2, 2)]))
+            patches.append(graph.node("Slice", [padded, start, end, graph.integers(1, 2), graph.integers(2, 2)]))
     columns = graph.node("Concat", patches, axis=-1)  # [N, bands/2, T/2, 9C]
     weight = encoder.get(f"{name}.weight")  # [C out, C in, row, column]
     quantized = quantize_channels(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1))
