@@ -1,7 +1,8 @@
 """What a recogniser answers: words inside segments inside a transcription.
 
 Frozen dataclasses with plain values only, so that results can be compared, pickled and written as JSON. Times are
-seconds from the start of the recording; confidences are probabilities in 0…1, or None where nothing honest is known.
+seconds from the start of the recording; a confidence is the geometric mean of the probabilities of its tokens, in
+0…1, or None where nothing honest is known.
 """
 
 from __future__ import annotations
