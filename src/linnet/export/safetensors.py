@@ -63,17 +63,16 @@ class Tensors:
     def get(self, name: str) -> FloatArray:
         """Float32 copy of a tensor; raises CheckpointError if it is absent or holds NaN or infinity."""
         values = self._finite(name, self.get_raw(name))
-        entry = self._entry(name)
-        if hasattr(mmap, "MADV_DONTNEED"):  # give the mapped pages back, so that memory stays at one tensor
-            aligned = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
-            entry.data.madvise(mmap.MADV_DONTNEED, aligned, entry.start + entry.size_bytes - aligned)
+        self._release(name, 0, self._entry(name).size_bytes)
         return values
 
     def get_rows(self, name: str, *, at_once: int = 8192) -> Iterator[FloatArray]:
         """Float32 blocks of at most `at_once` rows, for a table whose whole copy would set the peak of memory."""
         raw = self.get_raw(name)
         for first in range(0, len(raw), at_once):
-            yield self._finite(name, raw[first : first + at_once])
+            block = raw[first : first + at_once]
+            yield self._finite(name, block)
+            self._release(name, first * block[:1].nbytes, block.nbytes)
 
     def close(self) -> None:
         """Forget the tensors; the files are unmapped once no view of `get_raw` is left."""
@@ -93,6 +92,13 @@ class Tensors:
         if not np.isfinite(values).all():
             raise CheckpointError(f"Tensor {name!r} holds NaN or infinity; expected finite weights. {DOWNLOAD_AGAIN}")
         return values
+
+    def _release(self, name: str, start: int, size_bytes: int) -> None:
+        """Give mapped pages of a tensor back, so that memory stays at what is being converted."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            entry = self._entry(name)
+            aligned = (entry.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+            entry.data.madvise(mmap.MADV_DONTNEED, aligned, entry.start + start + size_bytes - aligned)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:

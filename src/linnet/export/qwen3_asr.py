@@ -1,0 +1,185 @@
+"""Convert a Qwen3-ASR checkpoint folder into a bundle folder: encoder graphs, decoders, tokenizer. Torch-free.
+
+Everything is written into a folder beside the target, which takes the target's name when it is complete: an error or
+Ctrl-C leaves nothing behind. Weights pass through memory one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from linnet import __version__
+from linnet.bundle import DESCRIPTION, Bundle, write_bundle
+from linnet.errors import CheckpointError, ExportError
+from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
+from linnet.export.gguf import write_gguf
+from linnet.export.qwen3_asr_checkpoint import read_config, read_json
+from linnet.export.qwen3_asr_decoder import PRECISIONS as ONNX_PRECISIONS
+from linnet.export.qwen3_asr_decoder import write_decoder
+from linnet.export.qwen3_asr_encoder import PRECISIONS as ENCODER_PRECISIONS
+from linnet.export.qwen3_asr_encoder import write_encoder
+from linnet.export.safetensors import Tensors, open_checkpoint
+from linnet.export.tokenizer import write_tokenizer
+from linnet.features import WHISPER_128
+from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.text import LANGUAGES, language_code
+
+FAMILY = "qwen3_asr"
+DEFAULT_DECODERS: Mapping[str, str] = MappingProxyType({"onnx": "int8"})
+
+
+def convert(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    encoder: str = "int8",
+    decoders: Mapping[str, str] = DEFAULT_DECODERS,
+    name: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Write the checkpoint folder as bundle folder `out`.
+
+    `encoder` is fp32 or int8; `decoders` gives a precision for "onnx" (fp32, int8, int4), "gguf" (f32, f16, q8_0, q4_0,
+    K-quants) or both. `overwrite` replaces `out` if it is a bundle. `progress` hears the name of each part before it is
+    written. Raises CheckpointError for an unusable checkpoint, ExportError for an unknown choice, a target that is in
+    the way, or a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    _check_choices(encoder, decoders)
+    _check_target(out, overwrite)
+    config = read_config(checkpoint)
+    languages = _languages(checkpoint)
+    name = name or out.name
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        try:
+            with open_checkpoint(checkpoint) as tensors:
+                _check_tied(tensors)
+                notes = _write_parts(tensors, config, checkpoint, work, encoder, decoders, name, progress)
+            bundle = write_bundle(
+                work,
+                name=name,
+                family=FAMILY,
+                model=dataclasses.asdict(config),
+                features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
+                precision={"encoder": encoder} | {f"decoder.{kind}": choice for kind, choice in decoders.items()},
+                languages=languages,
+                provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__, **notes}
+                | dict(provenance or {}),
+                parity={},
+            )
+            work.chmod(0o755)  # mkdtemp makes it private
+            _move(work, out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as problem:
+        raise ExportError(
+            f"Could not convert {checkpoint} to {out}: {problem}. Nothing was left behind; check both paths and the "
+            "free space."
+        ) from problem
+    return dataclasses.replace(bundle, path=out)
+
+
+def _write_parts(
+    tensors: Tensors,
+    config: Qwen3ASRConfig,
+    checkpoint: Path,
+    folder: Path,
+    encoder: str,
+    decoders: Mapping[str, str],
+    name: str,
+    progress: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Write all files; returns what provenance should mention."""
+    report = progress or (lambda part: None)
+    notes: dict[str, Any] = {}
+    report("tokenizer")
+    write_tokenizer(checkpoint, folder / "tokenizer.json")
+    report("encoder")
+    write_encoder(tensors, config, folder, precision=encoder)
+    if "onnx" in decoders:
+        report("decoder.onnx")
+        write_decoder(tensors, config, folder / "decoder.onnx", precision=decoders["onnx"])
+    if "gguf" in decoders:
+        report("decoder.gguf")
+        kept = write_gguf(
+            tensors,
+            config,
+            folder / "decoder.gguf",
+            precision=decoders["gguf"],
+            tokenizer=folder / "tokenizer.json",
+            name=name,
+        )
+        if kept:
+            notes["decoder.gguf kept in f16"] = list(kept)
+    return notes
+
+
+def _check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
+    if encoder not in ENCODER_PRECISIONS:
+        raise ExportError(f"Encoder precision {encoder!r} is not offered; accepted: {', '.join(ENCODER_PRECISIONS)}.")
+    offered = {"onnx": ONNX_PRECISIONS, "gguf": GGUF_PRECISIONS}
+    if not decoders:
+        raise ExportError("A bundle needs a decoder, got none; accepted: onnx, gguf or both.")
+    for kind, precision in decoders.items():
+        if kind not in offered:
+            raise ExportError(f"Decoder {kind!r} is unknown; accepted: {', '.join(offered)}.")
+        if precision not in offered[kind]:
+            raise ExportError(
+                f"Precision {precision!r} is not offered for the {kind} decoder; accepted: {', '.join(offered[kind])}."
+            )
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / DESCRIPTION).is_file():
+        raise ExportError(f"{out} exists and is not a bundle, so it is not replaced. Choose another folder.")
+    if not overwrite:
+        raise ExportError(f"{out} already holds a bundle. Choose another folder, or ask to overwrite it.")
+
+
+def _check_tied(tensors: Tensors) -> None:
+    """The bundle stores one table for embedding and head, as Qwen3-ASR has; weights that differ would be lost."""
+    if "lm_head.weight" not in tensors.names():
+        return
+    pairs = zip(tensors.get_rows("lm_head.weight"), tensors.get_rows("model.embed_tokens.weight"), strict=True)
+    if not all(np.array_equal(head, embedding) for head, embedding in pairs):
+        raise CheckpointError(
+            "lm_head.weight differs from model.embed_tokens.weight; accepted: tied weights, as Qwen3-ASR has them. "
+            "Train with tied embeddings, or copy one over the other."
+        )
+
+
+def _languages(checkpoint: Path) -> list[str]:
+    """Codes of the languages that config.json lists by name; all of Qwen3-ASR's if it lists none (the -hf layout)."""
+    names = read_json(checkpoint / "config.json").get("support_languages")
+    return [language_code(name) for name in names] if names else list(LANGUAGES)
+
+
+def _move(work: Path, out: Path) -> None:
+    """Give the finished folder its name; an older bundle there steps aside first and comes back if that fails."""
+    if not out.exists():
+        os.replace(work, out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+    os.replace(out, aside / "bundle")
+    try:
+        os.replace(work, out)
+    except BaseException:
+        os.replace(aside / "bundle", out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
