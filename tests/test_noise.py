@@ -234,7 +234,7 @@ def test_unusable_input_is_refused() -> None:
         mix_at_snr(voice, [np.nan], 0, rate_hz=RATE, rng=_rng())
     with pytest.raises(AudioContentError, match=r"shape \(2, 3\)"):
         active_level_db(np.zeros((2, 3)), RATE)
-    with pytest.raises(AudioContentError, match=r"shape \(0,\)"):
+    with pytest.raises(AudioContentError, match="no samples"):
         active_level_db([], RATE)
     with pytest.raises(ConfigError, match="finite"):
         mix_at_snr(voice, voice, np.inf, rate_hz=RATE, rng=_rng())

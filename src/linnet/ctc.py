@@ -101,7 +101,7 @@ def prefix_beam(
         raise ConfigError(
             f"beam_size and tokens_per_frame must be at least 1, got {beam_size} and {tokens_per_frame}; try 8 and 40."
         )
-    fusion = _Fusion(lm, lm_weight, token_bonus)
+    fusion = _Fusion(lm, lm_weight, token_bonus, frames.shape[1])
     labels = np.delete(np.arange(frames.shape[1]), blank_id)
     prefixes: list[tuple[int, ...]] = [()]
     ends_blank, ends_label = np.zeros(1), np.full(1, -np.inf)  # log-probability of each prefix by its last frame
@@ -193,11 +193,12 @@ def forced_align(log_probs: npt.ArrayLike, labels: Sequence[int], *, blank_id: i
 
 
 class _Fusion:
-    """Language-model score and bonus of prefixes, each computed once."""
+    """Language-model score plus bonus of prefixes; the model is asked once per prefix and next token."""
 
-    def __init__(self, lm: LanguageModel | None, weight: float, bonus: float) -> None:
-        self._lm, self._weight, self._bonus = lm, weight, bonus
+    def __init__(self, lm: LanguageModel | None, weight: float, bonus: float, vocab_size: int) -> None:
+        self._lm, self._weight, self._bonus, self._vocab_size = lm, weight, bonus, vocab_size
         self._known: dict[tuple[int, ...], tuple[float, Any]] = {(): (0.0, lm.start() if lm else None)}
+        self._next: dict[tuple[int, ...], _Array] = {}  # prefix → log-probability of each token [V], NaN: not asked yet
 
     def of(self, prefix: tuple[int, ...]) -> float:
         if self._lm is None:
@@ -209,10 +210,20 @@ class _Fusion:
         return self._known[prefix][0]
 
     def of_extensions(self, prefixes: list[tuple[int, ...]], tokens: npt.NDArray[np.int64]) -> _Array:
-        """Scores [B, K] of every prefix followed by every token."""
+        """Scores [B, K] of every prefix followed by every token ([B, 1] without a model: the token does not matter)."""
+        before = np.array([[self.of(prefix)] for prefix in prefixes])
         if self._lm is None:
-            return np.array([[self._bonus * (len(prefix) + 1)] for prefix in prefixes])
-        return np.array([[self.of((*prefix, token)) for token in tokens.tolist()] for prefix in prefixes])
+            return before + self._bonus
+        return before + self._bonus + self._weight * np.stack([self._log_probs(prefix, tokens) for prefix in prefixes])
+
+    def _log_probs(self, prefix: tuple[int, ...], tokens: npt.NDArray[np.int64]) -> _Array:
+        assert self._lm is not None
+        if prefix not in self._next:
+            self._next[prefix] = np.full(self._vocab_size, np.nan)
+        row, state = self._next[prefix], self._known[prefix][1]
+        for token in tokens[np.isnan(row[tokens])].tolist():
+            row[token] = max(self._lm.score(state, token)[0], _LM_FLOOR)
+        return row[tokens]
 
 
 def _check(log_probs: npt.ArrayLike, blank_id: int) -> _Array:

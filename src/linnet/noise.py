@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linnet.audio import check_samples
 from linnet.errors import AudioContentError, ConfigError
 
 FloatArray = npt.NDArray[np.float32]
@@ -169,12 +170,7 @@ def synthetic_rir(
 
 
 def _wave(samples: npt.ArrayLike, name: str) -> _Wave:
-    wave = np.asarray(samples, dtype=np.float64)
-    if wave.ndim != 1 or wave.size == 0:
-        raise AudioContentError(f"The {name} must be mono samples [N] with N ≥ 1, got shape {wave.shape}.")
-    if not np.isfinite(wave).all():
-        raise AudioContentError(f"The {name} contains NaN or infinity; re-encode or repair the recording.")
-    return wave
+    return check_samples(samples, name=name).astype(np.float64)
 
 
 def _active(wave: _Wave, rate_hz: int, name: str = "speech") -> npt.NDArray[np.bool_]:
