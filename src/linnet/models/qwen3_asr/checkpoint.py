@@ -1,0 +1,123 @@
+"""Qwen3-ASR checkpoints in the official layout: read them into the torch module, write trained ones back.
+
+What `save_checkpoint` writes is what `linnet.export.qwen3_asr.convert` reads, so the embedded model and the published
+ones go through the same conversion.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from linnet.errors import CheckpointError
+from linnet.export.safetensors import open_checkpoint
+from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory: shape, float32 weights under the module's names, tokenizer."""
+
+    config: Qwen3ASRConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+
+def load_pretrained(folder: Path) -> Pretrained:
+    """Read a checkpoint folder (official or `-hf` layout). Raises CheckpointError."""
+    from linnet.export.qwen3_asr import load_tokenizer
+
+    return Pretrained(read_config(folder), load_weights(folder), load_tokenizer(folder))
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Float32 weights of a checkpoint folder, without the tied head. Raises CheckpointError."""
+    tensors = open_checkpoint(folder)
+    return {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name != "lm_head.weight"}
+
+
+def read_config(folder: Path) -> Qwen3ASRConfig:
+    """Shape from config.json and generation_config.json. Raises CheckpointError."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a checkpoint folder: it has no config.json.") from None
+    generation = folder / "generation_config.json"
+    if not generation.exists():
+        return Qwen3ASRConfig.from_checkpoint(config)
+    eos = json.loads(generation.read_text())["eos_token_id"]
+    return Qwen3ASRConfig.from_checkpoint(config, eos_token_ids=tuple(eos if isinstance(eos, list) else [eos]))
+
+
+def save_assets(folder: Path, tokenizer: Tokenizer, config: Qwen3ASRConfig) -> None:
+    """Write tokenizer.json and the shape as `shape.json` (official layout) into a run folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "shape.json").write_text(json.dumps(official_config(config), indent=2) + "\n")
+
+
+def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Qwen3ASRConfig, tokenizer: Tokenizer) -> None:
+    """Write `weights` (the module's names) as an official-layout checkpoint folder in float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(official_config(config), indent=2) + "\n")
+    generation = {"eos_token_id": list(config.eos_token_ids), "do_sample": False}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {f"thinker.{name}": tensor.detach().float().contiguous().cpu() for name, tensor in weights.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def official_config(config: Qwen3ASRConfig) -> dict[str, Any]:
+    """config.json as the official package writes it (the keys that shape the network)."""
+    sections = config.head_dim // 2
+    return {
+        "architectures": ["Qwen3ASRForConditionalGeneration"],
+        "model_type": "qwen3_asr",
+        "thinker_config": {
+            "model_type": "qwen3_asr_thinker",
+            "audio_config": {
+                "model_type": "qwen3_asr_audio_encoder",
+                "num_mel_bins": config.n_mels,
+                "downsample_hidden_size": config.conv_channels,
+                "d_model": config.d_model,
+                "encoder_layers": config.encoder_layers,
+                "num_hidden_layers": config.encoder_layers,
+                "encoder_attention_heads": config.encoder_heads,
+                "encoder_ffn_dim": config.encoder_ffn_dim,
+                "output_dim": config.output_dim,
+                "activation_function": "gelu",
+                "n_window": config.chunk_frames // 2,
+                "n_window_infer": config.window_tokens // config.chunk_tokens(config.chunk_frames) * config.chunk_frames,
+            },
+            "text_config": {
+                "model_type": "qwen3_asr_text",
+                "vocab_size": config.vocab_size,
+                "hidden_size": config.hidden_size,
+                "num_hidden_layers": config.decoder_layers,
+                "num_attention_heads": config.decoder_heads,
+                "num_key_value_heads": config.decoder_kv_heads,
+                "head_dim": config.head_dim,
+                "intermediate_size": config.intermediate_size,
+                "hidden_act": "silu",
+                "rms_norm_eps": config.rms_norm_eps,
+                "rope_theta": config.rope_theta,
+                "rope_scaling": {
+                    "rope_type": "default",
+                    "mrope_interleaved": True,
+                    "mrope_section": [sections - 2 * (sections // 3), sections // 3, sections // 3],
+                },
+                "tie_word_embeddings": True,
+            },
+            "audio_token_id": config.audio_token_id,
+            "audio_start_token_id": config.audio_start_token_id,
+            "audio_end_token_id": config.audio_end_token_id,
+        },
+    }

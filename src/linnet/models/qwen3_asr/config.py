@@ -1,0 +1,84 @@
+"""Qwen3-ASR training configuration: the network's shape, the data, the recipe. Presets are in `models/presets.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from linnet.data.augment import AugmentConfig
+from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from linnet.bundle import Bundle
+    from linnet.train.task import Task
+
+NANO_SHAPE = Qwen3ASRConfig(
+    conv_channels=32,
+    d_model=192,
+    encoder_layers=7,
+    encoder_heads=4,
+    encoder_ffn_dim=768,
+    output_dim=192,
+    vocab_size=768,  # the tokenizer may come out smaller; the rest stays unused
+    hidden_size=192,
+    decoder_layers=3,
+    decoder_heads=3,
+    decoder_kv_heads=1,
+    head_dim=64,
+    intermediate_size=512,
+    audio_token_id=0,  # special-token ids are filled in from the trained tokenizer
+    audio_start_token_id=0,
+    audio_end_token_id=0,
+    eos_token_ids=(0,),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3ASRTrainConfig(TrainConfig):
+    """Train or fine-tune a Qwen3-ASR recogniser on manifests of audio and text."""
+
+    family: Literal["qwen3_asr"] = "qwen3_asr"
+    shape: Qwen3ASRConfig = NANO_SHAPE
+    init_from: Path | None = None
+    """Checkpoint folder (official layout) to start from; its shape and tokenizer replace `shape`."""
+
+    train_manifests: tuple[Path, ...] = ()
+    dev_manifests: tuple[Path, ...] = ()
+    corpora: dict[str, float] = field(default_factory=dict)
+    """How often one epoch draws each utterance of a corpus (0.3: three in ten). Empty: every utterance once.
+    A corpus that is not named is left out, so that nothing with an unclear licence slips into a model that ships."""
+
+    joined: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Corpus → (count, most): add `count` examples of 2…`most` clips of one speaker in a row, e.g. digit strings."""
+
+    augment: AugmentConfig = AugmentConfig()
+    batch_audio_s: float = 200.0
+    """Audio per batch (padding included); the number of clips follows from their length."""
+
+    prompt_cost_s: float = 1.0
+    """What the prompt and answer of one clip cost, counted as seconds of audio when batches are filled."""
+
+    max_duration_s: float = 20.0
+    ctc_weight: float = 0.3
+    """Share of the auxiliary CTC loss on the encoder; it teaches alignment long before the decoder can."""
+
+    drop_path: float = 0.1
+    """Stochastic depth: share of residual branches left out per clip."""
+
+    label_smoothing: float = 0.1
+    attention: Literal["windowed", "full"] = "windowed"
+    dev_utterances: int = 200
+
+    def build_task(self) -> Task:
+        """The training task (imports torch)."""
+        from linnet.models.qwen3_asr.task import Qwen3ASRTask
+
+        return Qwen3ASRTask(self)
+
+    def export(self, run: Path, out: Path, **options: str) -> Bundle:
+        """Run folder → bundle folder (see `models/qwen3_asr/export.py`)."""
+        from linnet.models.qwen3_asr.export import export_run
+
+        return export_run(run, out, **options)

@@ -1,0 +1,276 @@
+"""Training Qwen3-ASR: answer tokens with labels masked over the prompt, and an auxiliary CTC loss on the encoder.
+
+The CTC head (Kim et al. 2017, arXiv:1609.06773) exists in training only; it is not part of a checkpoint's official
+layout and is left out on export.
+
+Shapes: B clips, F mel frames, L encoder tokens, T decoder positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from linnet.ctc import min_frames
+from linnet.data.batching import BucketBatchSampler, Loader
+from linnet.data.clips import Clips, load_clips
+from linnet.data.dataset import Example, SpeechDataset, joined_parts, single_parts
+from linnet.errors import ConfigError, TrainingError
+from linnet.features import WHISPER_128
+from linnet.manifest import Utterance, read_manifest
+from linnet.metrics import cer, wer
+from linnet.models.qwen3_asr.checkpoint import load_pretrained, save_assets
+from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
+from linnet.models.qwen3_asr.model import Qwen3ASR
+from linnet.models.qwen3_asr.tokenizer import train_tokenizer
+from linnet.runtime.prompt import AUDIO_END, AUDIO_PAD, AUDIO_START, END, build_prompt, encode_answer, parse_answer
+from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.text import normalize
+from linnet.train.task import Split, StepOutput
+
+IGNORED = -100  # label of positions without loss: the prompt and the padding
+
+
+@dataclass
+class Batch:
+    """mels: all clips side by side [n_mels, ΣF]; tokens, labels [B, T] right-padded; transcripts: CTC targets."""
+
+    mels: Tensor
+    frames: list[int]
+    tokens: Tensor
+    labels: Tensor
+    transcripts: list[Tensor]
+
+    def clips(self) -> list[Tensor]:
+        """One [n_mels, F] per clip."""
+        return list(self.mels.split(self.frames, dim=1))
+
+
+class TrainableQwen3ASR(nn.Module):
+    """The recogniser and its CTC head; `forward` gives both losses, so that DDP sees one call."""
+
+    def __init__(self, asr: Qwen3ASR, *, label_smoothing: float) -> None:
+        super().__init__()
+        self.asr = asr
+        self.label_smoothing = label_smoothing
+        self.ctc_head = nn.Linear(asr.config.d_model, asr.config.vocab_size + 1)  # the last id is the blank
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, int, int]:
+        """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips CTC had to leave out."""
+        hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
+        audio = self.asr.audio_tower.project(hidden)
+        states = self.asr.model(self.asr.embed(batch.tokens, [audio]))
+        wanted = batch.labels != IGNORED
+        logits, labels = self.asr.logits(states[wanted]), batch.labels[wanted]
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        ctc, skipped = self._ctc(hidden, lengths, batch.transcripts)
+        return cross_entropy, ctc, int((logits.argmax(-1) == labels).sum()), skipped
+
+    def _ctc(self, hidden: Tensor, lengths: list[int], transcripts: list[Tensor]) -> tuple[Tensor, int]:
+        log_probs = self.ctc_head(hidden).float().log_softmax(-1)
+        rows = [
+            (part, target)
+            for part, target in zip(log_probs.split(lengths), transcripts, strict=True)
+            if 0 < len(target) and min_frames(target.tolist()) <= len(part)
+        ]
+        if not rows:
+            return log_probs.sum() * 0.0, len(transcripts)
+        parts, targets = [part for part, _ in rows], [target for _, target in rows]
+        loss = F.ctc_loss(
+            nn.utils.rnn.pad_sequence(parts),  # [L, B, V + 1]
+            torch.cat(targets),
+            torch.tensor([len(part) for part in parts]),
+            torch.tensor([len(target) for target in targets]),
+            blank=log_probs.shape[-1] - 1,
+            reduction="sum",
+        )
+        return loss / sum(len(target) for target in targets), len(transcripts) - len(rows)
+
+
+class Qwen3ASRTask:
+    """The `Task` of this family."""
+
+    def __init__(self, config: Qwen3ASRTrainConfig) -> None:
+        self.config = config
+        if not config.train_manifests:
+            raise ConfigError("No training data: give --train-manifests a JSONL manifest (see `linnet prepare`).")
+        self.train = self._read(config.train_manifests, weighted=True)
+        self.dev = self._read(config.dev_manifests, weighted=False)[: config.dev_utterances]
+        pretrained = load_pretrained(config.init_from) if config.init_from else None
+        if pretrained:
+            self.tokenizer, self.shape, self._weights = pretrained.tokenizer, pretrained.config, pretrained.weights
+        else:
+            self.tokenizer = self._train_tokenizer()
+            self.shape = shape_for(self.tokenizer, config.shape)
+            self._weights = None
+
+    def build_model(self) -> nn.Module:
+        """A fresh or pretrained network; everything is trainable."""
+        asr = Qwen3ASR(self.shape, attention=self.config.attention, drop_path=self.config.drop_path)
+        asr.audio_tower.to(memory_format=torch.channels_last)  # a tenth faster on CPU
+        if self._weights is not None:
+            asr.load_state_dict(self._weights)
+        else:
+            asr.apply(_initialise)
+        asr.audio_tower.gradient_checkpointing = asr.model.gradient_checkpointing = self.config.gradient_checkpointing
+        return TrainableQwen3ASR(asr, label_smoothing=self.config.label_smoothing)
+
+    def build_loader(self, split: Split) -> Loader:
+        """Batches of about `batch_audio_s` seconds."""
+        config = self.config
+        utterances, clips = load_clips(self.train if split == "train" else self.dev, config.run_dir.parent / "cache")
+        if split == "dev":
+            sampler = BucketBatchSampler(
+                [clips.duration_s(i) for i in range(len(clips))],
+                max_batch_s=config.batch_audio_s,
+                seed=config.seed,
+                shuffle=False,
+            )
+            dataset = SpeechDataset(
+                utterances, clips, single_parts(clips), features=WHISPER_128, augment=None, seed=config.seed
+            )
+            return Loader(dataset, sampler, collate=self.collate, workers=0)
+        parts, draws = single_parts(clips), [self._draws(utterance) for utterance in utterances]
+        for corpus, (count, most) in config.joined.items():
+            joined = joined_parts(utterances, clips, corpus=corpus, count=count, most=most, seed=config.seed)
+            parts, draws = parts + joined, draws + [1.0] * len(joined)
+        kept = [i for i, part in enumerate(parts) if part.duration_s <= config.max_duration_s]
+        parts, draws = [parts[i] for i in kept], [draws[i] for i in kept]
+        sampler = BucketBatchSampler(
+            [max(0.5, part.duration_s) + config.prompt_cost_s for part in parts],
+            max_batch_s=config.batch_audio_s,
+            seed=config.seed,
+            draws=draws,
+            rank=int(os.environ.get("RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        )
+        dataset = SpeechDataset(
+            utterances, clips, parts, features=WHISPER_128, augment=config.augment, seed=config.seed
+        )
+        return Loader(dataset, sampler, collate=self.collate, workers=config.workers)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Prompts with answers, labels on the answers only."""
+        sequences, labels, transcripts = [], [], []
+        for example in examples:
+            text = spoken_text(example.text, example.language)
+            audio_tokens = self.shape.audio_tokens(example.mel.shape[1])
+            prompt = build_prompt(self.tokenizer, audio_tokens).ids
+            answer = encode_answer(self.tokenizer, text, language=example.language)
+            sequences.append(torch.tensor(prompt + answer))
+            # Position i predicts token i + 1, so labels are shifted one to the left here, once.
+            labels.append(torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED]))
+            transcripts.append(torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids))
+        return Batch(
+            mels=torch.from_numpy(np.concatenate([example.mel for example in examples], axis=1)),
+            frames=[example.mel.shape[1] for example in examples],
+            tokens=nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=self.shape.eos_token_ids[0]),
+            labels=nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+            transcripts=transcripts,
+        )
+
+    def step(self, model: nn.Module, batch: Batch, step: int) -> StepOutput:
+        """(1 − w) · cross-entropy + w · CTC."""
+        cross_entropy, ctc, right, skipped = model(batch)
+        weight = self.config.ctc_weight
+        logs = {
+            "ce": float(cross_entropy.detach()),
+            "ctc": float(ctc.detach()),
+            "token_accuracy": right / max(1, int((batch.labels != IGNORED).sum())),
+            "ctc_skipped": float(skipped),
+            "audio_s": sum(batch.frames) / 100,
+        }
+        return StepOutput((1 - weight) * cross_entropy + weight * ctc, logs)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """WER and CER of greedy decoding on the dev manifests, scored as `linnet evaluate` does."""
+        if not self.dev:
+            return {}
+        asr = model.asr
+        assert isinstance(asr, Qwen3ASR)
+        utterances, clips = load_clips(self.dev, self.config.run_dir.parent / "cache")
+        dataset = SpeechDataset(
+            utterances, clips, single_parts(clips), features=WHISPER_128, augment=None, seed=self.config.seed
+        )
+        order = sorted(range(len(dataset)), key=clips.duration_s)
+        hypotheses = [""] * len(dataset)
+        for start in range(0, len(order), 25):
+            rows = order[start : start + 25]
+            for row, text in zip(rows, self.transcribe(asr, [dataset[(0, row)].mel for row in rows]), strict=True):
+                hypotheses[row] = text
+        references = [utterance.text or "" for utterance in utterances]
+        language = utterances[0].language or "en"
+        return {
+            "wer": wer(references, hypotheses, language=language).rate,
+            "cer": cer(references, hypotheses, language=language).rate,
+        }
+
+    def transcribe(self, asr: Qwen3ASR, mels: Sequence[np.ndarray]) -> list[str]:
+        """Texts of log-mel clips by greedy decoding, at most 8 tokens per second and ten more."""
+        prompts = [build_prompt(self.tokenizer, self.shape.audio_tokens(mel.shape[1])).ids for mel in mels]
+        cap = int(max(mel.shape[1] for mel in mels) / 100 * 8) + 10
+        answers = asr.generate([torch.from_numpy(mel) for mel in mels], prompts, max_new_tokens=cap)
+        return [parse_answer(self.tokenizer.decode(answer, skip_special_tokens=False)).text for answer in answers]
+
+    def save_assets(self, folder: Path) -> None:
+        """tokenizer.json and the shape in the official configuration layout."""
+        save_assets(folder, self.tokenizer, self.shape)
+
+    def _read(self, manifests: Sequence[Path], *, weighted: bool) -> list[Utterance]:
+        """Labelled utterances of the manifests; of the corpora that the configuration names, if it names any."""
+        corpora = self.config.corpora if weighted else {}
+        return [
+            utterance
+            for manifest in manifests
+            for utterance in read_manifest(manifest)
+            if utterance.text and (not corpora or utterance.corpus in corpora)
+        ]
+
+    def _draws(self, utterance: Utterance) -> float:
+        return self.config.corpora.get(utterance.corpus or "", 1.0) if self.config.corpora else 1.0
+
+    def _train_tokenizer(self) -> Tokenizer:
+        texts = [spoken_text(utterance.text or "", utterance.language) for utterance in self.train]
+        if not texts:
+            raise TrainingError("The training manifests hold no labelled utterance of the configured corpora.")
+        return train_tokenizer(sorted(set(texts)), vocab_size=self.config.shape.vocab_size)
+
+
+def spoken_text(text: str, language: str | None) -> str:
+    """Training target: scoring form of the words (lower case, no punctuation), with a leading space.
+
+    The corpora write case and punctuation differently, so the words alone are learned. The leading space lets the
+    first word share its tokens with the same word elsewhere.
+    """
+    return " " + normalize(text, language or "en")
+
+
+def shape_for(tokenizer: Tokenizer, shape: Qwen3ASRConfig) -> Qwen3ASRConfig:
+    """The shape with vocabulary size and special ids of `tokenizer`; vocabulary rounded up to 32 for quantised rows."""
+    return replace(
+        shape,
+        vocab_size=-(-tokenizer.get_vocab_size() // 32) * 32,
+        audio_token_id=tokenizer.token_to_id(AUDIO_PAD),
+        audio_start_token_id=tokenizer.token_to_id(AUDIO_START),
+        audio_end_token_id=tokenizer.token_to_id(AUDIO_END),
+        eos_token_ids=(tokenizer.token_to_id(END),),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+

@@ -1,0 +1,58 @@
+"""What every training run needs to know; families extend it with their own fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from linnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from linnet.train.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Recipe of one run; every resolved value is written to the run folder's config.json."""
+
+    family: str
+    run_dir: Path = Path("runs/unnamed")
+    seed: int = 0
+    steps: int = 1000
+    """Optimiser updates in all; the schedule ends here."""
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "linear", "tri_stage", "constant"] = "cosine"
+    final_lr_ratio: float = 0.01
+    weight_decay: float = 0.01
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    clip_grad_norm: float = 1.0
+    accumulation_steps: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    average_weights: float = 0.0
+    """Decay of an exponential moving average of the weights, used for validation and export; 0 turns it off."""
+
+    log_every: int = 20
+    validate_every: int = 500
+    save_every: int = 500
+    workers: int = 0
+    """Data loading processes; 0 loads in the training process."""
+
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulation_steps", "log_every", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(f"warmup_steps must lie in 0…steps ({self.steps}), got {self.warmup_steps}.")
+        if not 0 <= self.average_weights < 1:
+            raise ConfigError(f"average_weights must lie in [0, 1), got {self.average_weights}.")
+
+    def build_task(self) -> Task:
+        """The task that trains this configuration; families implement it with a lazy torch import."""
+        raise NotImplementedError(f"{type(self).__name__} does not define build_task().")

@@ -1,0 +1,202 @@
+"""The training loop: seed → place → resume → loop → log → validate → save. It knows nothing about speech.
+
+One process or many (`torchrun`, `accelerate launch`): every rank draws its own batches from the same seeded sampler.
+Resuming is bit-identical to not having stopped, in the same environment (tested).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from linnet.errors import TrainingError
+from linnet.train.config import TrainConfig
+from linnet.train.optim import WeightAverage, build_optimizer, lr_scale
+from linnet.train.progress import progress_bar
+from linnet.train.run_folder import RunFolder, trainable_weights
+
+
+def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> RunFolder:
+    """Train `config` to its last step and return the run folder.
+
+    Raises ConfigError if the folder holds a run and `resume` is False; TrainingError on a non-finite loss, naming the
+    last good checkpoint.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    set_seed(config.seed)
+    accelerator = Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
+    run = RunFolder(config.run_dir)
+    task = config.build_task()
+    model = task.build_model()
+    optimizer = build_optimizer(model, config)
+    average = WeightAverage(model, config.average_weights) if config.average_weights else None
+    loader = task.build_loader("train")
+    state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "best": math.inf}
+    if accelerator.is_main_process:
+        run.start(config, resume=resume)
+        task.save_assets(run.path)
+    if resume and (run.path / "checkpoints").exists():
+        weights, state = run.load("last")
+        _restore(model, optimizer, average, weights, state)
+        if accelerator.is_main_process:
+            run.trim_log(state["step"])
+    model, optimizer = accelerator.prepare(model, optimizer)
+    loop = _Loop(config, task, model, optimizer, average, accelerator, run, state)
+    with progress_bar(config.steps, state["step"], quiet=quiet or not accelerator.is_main_process) as show:
+        while loop.step < config.steps:
+            for batch in loader.epoch(loop.epoch, loop.batch):
+                loop.advance(batch, show)
+                if loop.step >= config.steps:
+                    break
+            else:
+                loop.epoch, loop.batch = loop.epoch + 1, 0
+    return run
+
+
+class _Loop:
+    """The state of a run between two batches; what `save` writes is all that `fit` needs to go on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Any,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        accelerator: Accelerator,
+        run: RunFolder,
+        state: dict[str, Any],
+    ) -> None:
+        self.config, self.task, self.model, self.optimizer = config, task, model, optimizer
+        self.average, self.accelerator, self.run = average, accelerator, run
+        self.step, self.epoch, self.batch, self.best = state["step"], state["epoch"], state["batch"], state["best"]
+        self.micro_step = 0
+        self.sums: dict[str, float] = {}
+        self.counted, self.since = 0, time.perf_counter()
+
+    def advance(self, batch: Any, show: Any) -> None:
+        """One micro-batch; an optimiser update when enough of them are accumulated."""
+        self.batch += 1
+        self.micro_step += 1
+        update = self.micro_step % self.config.accumulation_steps == 0
+        self.model.train()
+        with self.accelerator.autocast():
+            output = self.task.step(self.model, batch, self.step)
+        loss = float(output.loss.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss became {loss} at step {self.step}. The last good checkpoint is "
+                f"{self.run.path / 'checkpoints' / 'last'}; resume with a lower learning rate, or find the bad utterance."
+            )
+        self.accelerator.backward(output.loss / self.config.accumulation_steps)
+        self._count({"loss": loss, **output.logs})
+        if not update:
+            return
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        rate = self.config.learning_rate * lr_scale(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_ratio", 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.accelerator.unwrap_model(self.model))
+        self.step += 1
+        self._count({"grad_norm": float(norm) if isinstance(norm, Tensor) else 0.0})
+        last = self.step >= self.config.steps
+        show(self.step, loss)
+        if self.step % self.config.log_every == 0 or last:
+            self._log(rate)
+        if self.step % self.config.validate_every == 0 or last:
+            self._validate()
+        if self.step % self.config.save_every == 0 or last:
+            self._save("last")
+
+    def _count(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.counted += "loss" in values
+
+    def _log(self, rate: float) -> None:
+        seconds = time.perf_counter() - self.since
+        updates = max(1, self.counted // self.config.accumulation_steps)
+        means = {name: total / (updates if name == "grad_norm" else self.counted) for name, total in self.sums.items()}
+        if self.accelerator.is_main_process:
+            record = {"step": self.step, "epoch": self.epoch, "learning_rate": rate, **means, "step_s": seconds / updates}
+            self.run.log(record)
+        self.sums, self.counted, self.since = {}, 0, time.perf_counter()
+
+    def _validate(self) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if self.average:
+            self.average.swap(model)
+        model.eval()
+        started = time.perf_counter()
+        figures = self.task.validate(model)
+        if self.accelerator.is_main_process:
+            named = {f"dev_{name}": value for name, value in figures.items()}
+            self.run.log({"step": self.step, "epoch": self.epoch, **named, "dev_s": time.perf_counter() - started})
+            first = next(iter(figures.values()), math.inf)
+            if first <= self.best:
+                self.best = first
+                self._save("best", live=False)
+        if self.average:
+            self.average.swap(model)
+        self.since = time.perf_counter()
+
+    def _save(self, name: str, *, live: bool = True) -> None:
+        """`last` holds the live weights and the average; `best` holds the weights that were validated."""
+        if not self.accelerator.is_main_process:
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        state: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "batch": self.batch, "best": self.best}
+        if live:
+            state |= {
+                "optimizer": self.optimizer.state_dict(),
+                "average": {"updates": self.average.updates, "weights": self.average.weights} if self.average else None,
+                "rng": {
+                    "torch": torch.get_rng_state(),
+                    "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                    "python": _plain(random.getstate()),
+                    "numpy": _plain(np.random.get_state()),
+                },
+            }
+        self.run.save(name, trainable_weights(model), state)
+
+
+def _restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+) -> None:
+    model.load_state_dict(weights, strict=False)
+    missing = trainable_weights(model).keys() - weights.keys()
+    if missing:
+        raise TrainingError(f"The checkpoint lacks {len(missing)} trainable tensors, first {sorted(missing)[:3]}: another model?")
+    optimizer.load_state_dict(state["optimizer"])
+    if average and state["average"]:
+        average.updates, average.weights = state["average"]["updates"], dict(state["average"]["weights"])
+    torch.set_rng_state(state["rng"]["torch"])
+    if torch.cuda.is_available() and state["rng"]["cuda"]:
+        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+    version, internal, gauss = state["rng"]["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["rng"]["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def _plain(state: Any) -> Any:
+    """RNG states as nested lists, which load with weights_only=True."""
+    if isinstance(state, tuple | list):
+        return [_plain(item) for item in state]
+    return state.tolist() if isinstance(state, np.ndarray) else state
