@@ -2,7 +2,7 @@
 
 libsndfile reads to wherever the data ends. An upload that stopped half-way would then give half a transcript without
 a word, and an MP3 whose length is not written down may lose its second half although it is all there. These checks
-close both holes. All functions read a seekable binary file and leave it at its beginning.
+close both holes. All functions put a file back to where it was, since a decoder may be reading it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ def is_text(head: bytes) -> bool:
 
 def ogg_is_complete(file: BinaryIO) -> bool:
     """Whether an Ogg file ends in a whole page that is marked as the last one of its stream (RFC 3533, section 6)."""
-    size = file.seek(0, 2)
-    start = max(0, size - _TAIL_BYTES)
-    file.seek(start)
+    position, size = file.tell(), file.seek(0, 2)
+    file.seek(max(0, size - _TAIL_BYTES))
     tail = file.read()
-    file.seek(0)
+    file.seek(position)
     last = tail.rfind(b"OggS")
     if last < 0 or len(tail) < last + 27:
         return False
@@ -79,11 +78,11 @@ def with_mp3_length(file: BinaryIO) -> BinaryIO | None:
     is far too short for speech after a quiet start at variable bit rate; joined files announce only the first part.
     The copy starts with a Xing header that promises more frames than can follow, so that the end of the data decides.
     """
-    start = _after_id3(file)
-    size = file.seek(0, 2)
+    position = file.tell()
+    start, size = _after_id3(file), file.seek(0, 2)
     file.seek(start)
     head = file.read(4096)
-    file.seek(0)
+    file.seek(position)
     sync = next((i for i in range(len(head) - 4) if head[i] == 0xFF and head[i + 1] & 0xE6 == 0xE2), None)
     if sync is None:
         return None
@@ -100,7 +99,7 @@ def with_mp3_length(file: BinaryIO) -> BinaryIO | None:
     copy.write(_xing_frame(head[sync : sync + 4], frames=(size - start) // 24 + 1))  # no frame is below 24 bytes
     file.seek(start + sync)
     shutil.copyfileobj(file, copy)
-    file.seek(0)
+    file.seek(position)
     copy.seek(0)
     return copy  # type: ignore[return-value] # it has all methods of BinaryIO
 
