@@ -121,6 +121,7 @@ class Llama:
         params.n_ctx = params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = 1
         params.type_k = params.type_v = self.api.GGML_TYPE_F32
+        params.flash_attn_type = self.api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # its kernel rounds to half
         self.context = self.api.llama_init_from_model(self.model, params)
 
     def logits(self, embeddings: FloatArray, last: int) -> FloatArray:
@@ -178,8 +179,7 @@ def test_llama_cpp_computes_the_official_logits(golden: Path, llama: Any) -> Non
     model = llama("f32")
     for embeddings, expected in golden_prompts(golden):
         logits = model.logits(embeddings, len(expected))
-        # float32 throughout, except that llama.cpp may round activations to half in attention
-        np.testing.assert_allclose(logits, expected, atol=2e-3, rtol=0)
+        np.testing.assert_allclose(logits, expected, atol=2e-4, rtol=0)  # the project's bound; float32 throughout
         np.testing.assert_array_equal(logits.argmax(axis=1), expected.argmax(axis=1))
 
 
