@@ -7,7 +7,8 @@ ones go through the same conversion.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from linnet.errors import CheckpointError
+from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.safetensors import open_checkpoint
+from linnet.export.tokenizer import write_tokenizer
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 
@@ -33,9 +36,10 @@ class Pretrained:
 
 def load_pretrained(folder: Path) -> Pretrained:
     """Read a checkpoint folder (official or `-hf` layout). Raises CheckpointError."""
-    from linnet.export.qwen3_asr import load_tokenizer
-
-    return Pretrained(read_config(folder), load_weights(folder), load_tokenizer(folder))
+    with tempfile.TemporaryDirectory() as work:
+        write_tokenizer(folder, Path(work) / "tokenizer.json")
+        tokenizer = Tokenizer.from_file(str(Path(work) / "tokenizer.json"))
+    return Pretrained(read_config(folder), load_weights(folder), tokenizer)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
@@ -44,30 +48,34 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name != "lm_head.weight"}
 
 
-def read_config(folder: Path) -> Qwen3ASRConfig:
-    """Shape from config.json and generation_config.json. Raises CheckpointError."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint folder: it has no config.json.") from None
-    generation = folder / "generation_config.json"
-    if not generation.exists():
-        return Qwen3ASRConfig.from_checkpoint(config)
-    eos = json.loads(generation.read_text())["eos_token_id"]
-    return Qwen3ASRConfig.from_checkpoint(config, eos_token_ids=tuple(eos if isinstance(eos, list) else [eos]))
-
-
-def save_assets(folder: Path, tokenizer: Tokenizer, config: Qwen3ASRConfig) -> None:
+def save_assets(folder: Path, tokenizer: Tokenizer, config: Qwen3ASRConfig, *, languages: Sequence[str]) -> None:
     """Write tokenizer.json and the shape as `shape.json` (official layout) into a run folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "shape.json").write_text(json.dumps(official_config(config), indent=2) + "\n")
+    described = official_config(config, languages) | {"eos_token_id": list(config.eos_token_ids)}
+    (folder / "shape.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
-def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Qwen3ASRConfig, tokenizer: Tokenizer) -> None:
+def read_shape(run: Path) -> Qwen3ASRConfig:
+    """The shape that `save_assets` wrote. Raises CheckpointError."""
+    try:
+        described = json.loads((run / "shape.json").read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{run} is not a run folder of Qwen3-ASR: it has no shape.json.") from None
+    return Qwen3ASRConfig.from_checkpoint(described, eos_token_ids=tuple(described["eos_token_id"]))
+
+
+def save_checkpoint(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: Qwen3ASRConfig,
+    tokenizer: Tokenizer,
+    *,
+    languages: Sequence[str] = (),
+) -> None:
     """Write `weights` (the module's names) as an official-layout checkpoint folder in float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(official_config(config), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(official_config(config, languages), indent=2) + "\n")
     generation = {"eos_token_id": list(config.eos_token_ids), "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -75,12 +83,13 @@ def save_checkpoint(folder: Path, weights: Mapping[str, Tensor], config: Qwen3AS
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def official_config(config: Qwen3ASRConfig) -> dict[str, Any]:
-    """config.json as the official package writes it (the keys that shape the network)."""
+def official_config(config: Qwen3ASRConfig, languages: Sequence[str] = ()) -> dict[str, Any]:
+    """config.json as the official package writes it (the keys that shape the network); `languages` by Qwen's names."""
     sections = config.head_dim // 2
     return {
         "architectures": ["Qwen3ASRForConditionalGeneration"],
         "model_type": "qwen3_asr",
+        "support_languages": list(languages),
         "thinker_config": {
             "model_type": "qwen3_asr_thinker",
             "audio_config": {

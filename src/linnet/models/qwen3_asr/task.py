@@ -33,7 +33,7 @@ from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.tokenizer import train_tokenizer
 from linnet.runtime.prompt import AUDIO_END, AUDIO_PAD, AUDIO_START, END, build_prompt, encode_answer, parse_answer
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
-from linnet.text import normalize
+from linnet.text import language_name, normalize
 from linnet.train.task import Split, StepOutput
 
 IGNORED = -100  # label of positions without loss: the prompt and the padding
@@ -223,7 +223,8 @@ class Qwen3ASRTask:
 
     def save_assets(self, folder: Path) -> None:
         """tokenizer.json and the shape in the official configuration layout."""
-        save_assets(folder, self.tokenizer, self.shape)
+        languages = sorted({language_name(utterance.language) for utterance in self.train if utterance.language})
+        save_assets(folder, self.tokenizer, self.shape, languages=languages)
 
     def _read(self, manifests: Sequence[Path], *, weighted: bool) -> list[Utterance]:
         """Labelled utterances of the manifests; of the corpora that the configuration names, if it names any."""
