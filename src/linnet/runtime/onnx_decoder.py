@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.errors import BundleCorruptError, BundleNotFoundError, ConfigError
+from linnet.errors import BundleCorruptError, BundleNotFoundError
 from linnet.runtime.decoder import FloatArray, Prefilled
+from linnet.runtime.slots import Slots, check_tokens
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -54,66 +55,60 @@ class OnnxDecoder:
         self.max_slots, self.max_length = max_slots, max_length
         self._table = _EmbeddingTable(path, layout)
         self._cache = _Cache(layout["layers"], layout["kv_heads"], layout["head_dim"], layout["rope_theta"])
-        self._rows: dict[int, int] = {}  # slot → cache row
-        self._next_slot = 0
+        self._slots = Slots(hidden_size=self.hidden_size, max_slots=max_slots, max_length=max_length)
         self._calls: dict[tuple[int, int], _Call] = {}  # the last step's call, by first row and number of rows
 
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Rows [T, H] of the embedding table: the head's own (dequantised) rows."""
+        self._slots.check_open()
         return self._table.rows(tokens)
 
     def prefill(self, prompts: Sequence[FloatArray]) -> Prefilled:
         """Open a slot for each prompt [T_i, H]; raises ConfigError if slots or positions run out."""
-        self._check_prompts(prompts)
-        free = [row for row in range(self.max_slots) if row not in self._rows.values()][: len(prompts)]
+        rows = self._slots.free_rows(prompts)
         slots, logits = [], np.empty((len(prompts), self.vocab_size), np.float32)
         if prompts:
-            self._reserve(max(free) + 1, max(len(prompt) for prompt in prompts) + 1)
-        for index, (row, prompt) in enumerate(zip(free, prompts, strict=True)):
+            self._reserve(max(rows) + 1, max(len(prompt) for prompt in prompts) + 1)
+        for index, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
             for start in range(0, len(prompt), PREFILL_POSITIONS):
                 piece = prompt[start : start + PREFILL_POSITIONS]
                 call = self._bind(row, 1, len(piece))
                 call.embeddings[0] = piece
                 logits[index] = self._run(call, [start + len(piece) - 1])
-            self._cache.lengths[row] = len(prompt)
-            self._rows[self._next_slot] = row
-            slots.append(self._next_slot)
-            self._next_slot += 1
+            slots.append(self._slots.open(row, len(prompt)))
         return Prefilled(slots, logits)
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> FloatArray:
         """Append one token to each slot; logits [B, V] for the next one. Raises ConfigError if a slot is full."""
-        self._check_step(slots, tokens)
+        self._slots.check_step(slots, tokens)
+        embeddings = self.embed(tokens)
         if not slots:
             return np.empty((0, self.vocab_size), np.float32)
-        lengths = self._cache.lengths
-        self._reserve(0, max(lengths) + 1)
+        self._reserve(0, self._slots.longest() + 1)
         self._close_gaps(slots)
-        rows = [self._rows[slot] for slot in slots]
+        rows = self._slots.rows(slots)
         first, count = min(rows), max(rows) - min(rows) + 1
         if (first, count) not in self._calls:
             self._calls = {(first, count): self._bind(first, count, 1)}
         call = self._calls[first, count]
         wanted = [row - first for row in rows]
-        call.embeddings[wanted, 0] = self.embed(tokens)
-        logits = self._run(call, lengths[first : first + count])[wanted]
-        for row in rows:
-            lengths[row] += 1
+        call.embeddings[wanted, 0] = embeddings
+        logits = self._run(call, [self._slots.length(row) for row in range(first, first + count)])[wanted]
+        self._slots.extend(rows)
         return logits
 
     def free(self, slot: int) -> None:
         """Give a slot back; its row is used by the next prompt."""
-        self._check_live([slot])
-        self._cache.lengths[self._rows.pop(slot)] = 0
-        if not self._rows and self._cache.positions > KEPT_POSITIONS:
+        self._slots.free(slot)
+        if not self._slots and self._cache.positions > KEPT_POSITIONS:
             self._calls.clear()
             self._cache.drop()
 
     def close(self) -> None:
         """Release the model's memory; further calls raise ConfigError."""
+        self._slots.close()
         self._session = None
         self._calls.clear()
-        self._rows.clear()
         self._cache.drop()
 
     def _run(self, call: _Call, lengths: Sequence[int]) -> FloatArray:
@@ -156,53 +151,20 @@ class OnnxDecoder:
 
     def _reserve(self, rows: int, positions: int) -> None:
         """Make the cache at least this large; bound calls point into the old one, so they go."""
-        if self._cache.reserve(min(_power_of_two(rows), self.max_slots), positions):
+        rows = max(min(_power_of_two(rows), self.max_slots), self._cache.rows)
+        if rows > self._cache.rows or positions > self._cache.positions:
             self._calls.clear()
+            self._cache.grow(rows, positions, [self._slots.length(row) for row in range(self._cache.rows)])
 
     def _close_gaps(self, slots: Sequence[int]) -> None:
         """Move sequences of `slots` from the end into free rows between them, so that steps do not compute gaps."""
-        by_row = {self._rows[slot]: slot for slot in slots}
-        for row in range(min(by_row), max(by_row)):
-            last = max(by_row)
-            if row < last and self._cache.lengths[row] == 0:
-                self._cache.move(last, row)
-                by_row[row] = by_row.pop(last)
-                self._rows[by_row[row]] = row
-
-    def _check_prompts(self, prompts: Sequence[FloatArray]) -> None:
-        self._check_open()
-        if len(self._rows) + len(prompts) > self.max_slots:
-            raise ConfigError(
-                f"{len(prompts)} prompts do not fit: {len(self._rows)} of {self.max_slots} slots are in use. "
-                "Free some first, or load the decoder with a larger max_slots."
-            )
-        for prompt in prompts:
-            if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size or not 1 <= len(prompt) <= self.max_length:
-                raise ConfigError(
-                    f"A prompt has shape {prompt.shape}; accepted: [1 to {self.max_length}, {self.hidden_size}]. "
-                    "Cut the audio into shorter pieces, or load the decoder with a larger max_length."
-                )
-
-    def _check_step(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
-        self._check_live(slots)
-        if len(slots) != len(tokens) or len(set(slots)) != len(slots):
-            raise ConfigError(f"step got slots {list(slots)} and {len(tokens)} tokens; accepted: one token per slot.")
-        for slot in slots:
-            if self._cache.lengths[self._rows[slot]] >= self.max_length:
-                raise ConfigError(
-                    f"Slot {slot} is full: it holds {self.max_length} positions. Stop earlier, or load the decoder "
-                    "with a larger max_length."
-                )
-
-    def _check_live(self, slots: Sequence[int]) -> None:
-        self._check_open()
-        for slot in slots:
-            if slot not in self._rows:
-                raise ConfigError(f"Slot {slot} is not live; live slots: {sorted(self._rows)}. Prefill a prompt first.")
-
-    def _check_open(self) -> None:
-        if self._session is None:
-            raise ConfigError("The decoder is closed. Load it again to use it.")
+        rows = set(self._slots.rows(slots))
+        for gap in range(min(rows), max(rows)):
+            last = max(rows)
+            if gap < last and self._slots.length(gap) == 0:
+                self._cache.copy(last, gap, self._slots.length(last))
+                self._slots.move(last, gap)
+                rows = rows - {last} | {gap}
 
 
 @dataclass(frozen=True)
@@ -226,41 +188,33 @@ class _Cache:
 
     def drop(self) -> None:
         """Give all memory back."""
-        self.lengths: list[int] = []
-        """Positions held by each row; 0 is a free row."""
-        self.positions = 0
-        self.arrays = [self._empty(0, 0) for _ in range(2 * self._layers)]
-        self.cos, self.sin = self._rope_tables(0)
+        self.rows = self.positions = 0
+        self.arrays = [self._empty() for _ in range(2 * self._layers)]
+        self.cos, self.sin = self._rope_tables()
 
-    def reserve(self, rows: int, positions: int) -> bool:
-        """Grow to at least `rows` × `positions`, keeping what is held; True if the memory has moved."""
-        if rows <= len(self.lengths) and positions <= self.positions:
-            return False
+    def grow(self, rows: int, positions: int, lengths: Sequence[int]) -> None:
+        """Make room for `rows` × at least `positions`; of each old row, its length says how much is kept."""
+        self.rows = rows
         self.positions = max(self.positions, -(-positions // CACHE_POSITIONS) * CACHE_POSITIONS)
-        self.cos, self.sin = self._rope_tables(self.positions)
-        rows = max(rows, len(self.lengths))
+        self.cos, self.sin = self._rope_tables()
         for index, old in enumerate(self.arrays):
-            new = self._empty(rows, self.positions)
-            for row, length in enumerate(self.lengths):
+            new = self._empty()
+            for row, length in enumerate(lengths):
                 new[row, :, :length] = old[row, :, :length]
             self.arrays[index] = new
-        self.lengths += [0] * (rows - len(self.lengths))
-        return True
 
-    def move(self, source: int, target: int) -> None:
-        """Give row `target` what row `source` holds; `source` becomes free."""
-        length = self.lengths[source]
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of row `source` to row `target`."""
         for array in self.arrays:
             array[target, :, :length] = array[source, :, :length]
-        self.lengths[target], self.lengths[source] = length, 0
 
-    def _empty(self, rows: int, positions: int) -> FloatArray:
+    def _empty(self) -> FloatArray:
         # Not zeroed: memory that no position has been written to is never really taken.
-        return np.empty((rows, self._kv_heads, positions, self._head_dim), np.float32)
+        return np.empty((self.rows, self._kv_heads, self.positions, self._head_dim), np.float32)
 
-    def _rope_tables(self, positions: int) -> tuple[FloatArray, FloatArray]:
+    def _rope_tables(self) -> tuple[FloatArray, FloatArray]:
         rates = self._rope_theta ** (-np.arange(0, self._head_dim, 2) / self._head_dim)
-        angles = np.outer(np.arange(positions), rates)
+        angles = np.outer(np.arange(self.positions), rates)
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
@@ -281,9 +235,8 @@ class _EmbeddingTable:
             self._scales = np.memmap(data, np.float32, "r", place["scales"], (shape[0], groups, 1))
 
     def rows(self, tokens: Sequence[int]) -> FloatArray:
+        check_tokens(tokens, len(self._values))
         ids = np.asarray(tokens, np.int64)
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self._values):
-            raise ConfigError(f"Token ids {ids.min()} to {ids.max()} given; accepted: 0 to {len(self._values) - 1}.")
         values = self._values[ids].astype(np.float32)
         if self._scales is None:
             return values
