@@ -1,0 +1,143 @@
+"""Greedy search over a Decoder, several sequences at once: a finished one makes room for the next.
+
+What stops a sequence: an end token, the cap on its length, or the loop guard. Shapes: B live sequences, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.runtime.decoder import Decoder
+
+FloatArray = npt.NDArray[np.float32]
+Key = TypeVar("Key")
+
+MAX_PERIOD = 32
+"""Longest repeated phrase the guard looks for, in tokens."""
+MIN_REPEATS, MIN_REPEATED_TOKENS = 4, 48
+"""A phrase is a loop once it came this often and fills this many tokens: one token 48 times, a phrase of 16 four times.
+People do say "no no no no" and long runs of zeros; a false alarm costs a second try on smaller cuts, not words."""
+
+
+@dataclass(frozen=True)
+class Request(Generic[Key]):
+    """One sequence to decode: prompt embeddings [T, H], the most tokens it may answer, and the caller's own key."""
+
+    key: Key
+    prompt: FloatArray
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An answer without its end token. After a loop, `tokens` holds the repeated phrase once."""
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    """ln p of each token, and of the end token if there was one."""
+    stopped: Literal["end", "loop", "cap"]
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the token probabilities, 0…1."""
+        return math.exp(sum(self.log_probs) / len(self.log_probs)) if self.log_probs else 0.0
+
+
+class LoopGuard:
+    """Watches a token sequence for a phrase that repeats at its end."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._same = [0] * (MAX_PERIOD + 1)  # per period p: how many of the last tokens equal the one p before
+
+    def push(self, token: int) -> int:
+        """Number of tokens at the end that only repeat what stands before them, once that is a loop; else 0."""
+        tokens, same = self._tokens, self._same
+        tokens.append(token)
+        for period in range(1, min(MAX_PERIOD, len(tokens) - 1) + 1):
+            same[period] = same[period] + 1 if tokens[-1 - period] == token else 0
+            repeated = same[period] + period
+            if repeated >= max(MIN_REPEATED_TOKENS, MIN_REPEATS * period):
+                return same[period]
+        return 0
+
+
+def decode(
+    decoder: Decoder,
+    next_request: Callable[[], Request[Key] | None],
+    *,
+    end_ids: Sequence[int],
+    max_batch: int,
+) -> Iterator[tuple[Key, Hypothesis]]:
+    """Decode what `next_request` gives until it gives None and nothing is live; answers come as they finish.
+
+    It is asked again after every answer, so the caller may react to one by queueing more. At most
+    min(max_batch, decoder.max_slots) prompts exist at a time.
+    """
+    live: list[_Sequence[Key]] = []
+    ends = frozenset(end_ids)
+    slots = min(max_batch, decoder.max_slots)
+    try:
+        while True:
+            while len(live) < slots and (request := next_request()) is not None:
+                filled = decoder.prefill([request.prompt])
+                live.append(_Sequence(request, filled.slots[0]))
+                if (answer := live[-1].advance(*_best(filled.logits), ends)) is not None:
+                    decoder.free(live.pop().slot)
+                    yield request.key, answer
+            if not live:
+                return
+            logits = decoder.step([one.slot for one in live], [one.tokens[-1] for one in live])
+            tokens, log_probs = _best(logits)
+            finished = []
+            for row, one in enumerate(live):
+                answer = one.advance(tokens[row : row + 1], log_probs[row : row + 1], ends)
+                if answer is not None:
+                    finished.append((one, answer))
+            live = [one for one in live if all(one is not done for done, _ in finished)]
+            for one, _ in finished:
+                decoder.free(one.slot)
+            for one, answer in finished:
+                yield one.request.key, answer
+    finally:  # an error, or a caller that stops early, must not leave slots taken
+        for one in live:
+            decoder.free(one.slot)
+
+
+@dataclass(eq=False)
+class _Sequence(Generic[Key]):
+    """A live sequence and what it has answered so far."""
+
+    request: Request[Key]
+    slot: int
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    guard: LoopGuard = field(default_factory=LoopGuard)
+
+    def advance(self, token: npt.NDArray[np.int64], log_prob: FloatArray, ends: frozenset[int]) -> Hypothesis | None:
+        """Take the next token ([1], with its ln p [1]); the answer, if that ended it."""
+        self.log_probs.append(float(log_prob[0]))
+        if int(token[0]) in ends:
+            return self._answer("end")
+        self.tokens.append(int(token[0]))
+        if repeated := self.guard.push(self.tokens[-1]):
+            del self.tokens[-repeated:], self.log_probs[-repeated:]
+            return self._answer("loop")
+        return self._answer("cap") if len(self.tokens) >= self.request.max_tokens else None
+
+    def _answer(self, stopped: Literal["end", "loop", "cap"]) -> Hypothesis:
+        return Hypothesis(tuple(self.tokens), tuple(self.log_probs), stopped)
+
+
+def _best(logits: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Most probable tokens [B] and their ln p [B]."""
+    tokens = logits.argmax(axis=1)
+    top = np.take_along_axis(logits, tokens[:, None], axis=1)
+    shifted = logits - top
+    return tokens, -np.log(np.exp(shifted, out=shifted).sum(axis=1))

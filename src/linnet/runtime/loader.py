@@ -1,0 +1,99 @@
+"""Find a model by name or path and open it: the one door into the runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from linnet.bundle import DESCRIPTION, Bundle, read_bundle
+from linnet.errors import BundleError, BundleNotFoundError, ConfigError
+from linnet.runtime.base import Recognizer
+from linnet.runtime.decoder import Decoder
+
+DecoderChoice = Literal["auto", "onnx", "gguf"]
+Attention = Literal["windowed", "full"]
+EMBEDDED = "nano"
+_ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def load_model(
+    name_or_path: str | Path = EMBEDDED,
+    *,
+    decoder: DecoderChoice = "auto",
+    threads: int | None = None,
+    attention: Attention = "windowed",
+) -> Recognizer:
+    """Open a recogniser: `nano` (embedded), a pulled model's name, or a bundle folder.
+
+    `decoder` picks the text decoder of a bundle that carries several (auto: onnx, else gguf); `threads` is the number
+    of cores to use (None: all physical ones); `attention` is the audio encoder's. Raises BundleError or ConfigError.
+    """
+    bundle = read_bundle(resolve(name_or_path))
+    if bundle.family not in _FAMILIES:
+        raise BundleError(
+            f"Bundle {bundle.path} is of family {bundle.family!r}; this Linnet recognises speech with: "
+            f"{', '.join(_FAMILIES)}. Choose another bundle, or upgrade: pip install --upgrade linnet"
+        )
+    return _FAMILIES[bundle.family](bundle, decoder, threads, attention)
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Folder of the bundle meant: the embedded one, a folder with bundle.json, or a pulled model in the cache.
+
+    An existing bundle folder wins over a name. Raises BundleNotFoundError, which lists the names there are.
+    """
+    path = Path(name_or_path).expanduser()
+    if (path / DESCRIPTION).is_file():
+        return path
+    name = str(name_or_path)
+    # Hugging Face names have one slash; anything else with a separator is a path.
+    is_name = not path.is_absolute() and not name.startswith(".") and len(path.parts) <= 2 and ".." not in path.parts
+    places = [_ASSETS, models_folder()] if is_name else []
+    for place in places:
+        if (place / name / DESCRIPTION).is_file():
+            return place / name
+    names = sorted({found.parent.name for place in (_ASSETS, models_folder()) for found in _bundles(place)})
+    state = "is a folder without bundle.json" if path.is_dir() else "is neither a folder nor a model that is here"
+    raise BundleNotFoundError(
+        f"No model {name!r}: it {state}. Accepted: a bundle folder (as `linnet export` writes it) or one of: "
+        f"{', '.join(names) or 'none yet'}. Fetch others with: linnet pull"
+    )
+
+
+def models_folder() -> Path:
+    """Where pulled models lie: `$LINNET_HOME/models`, by default `~/.cache/linnet/models`."""
+    home = os.environ.get("LINNET_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache" / "linnet") / "models"
+
+
+def _bundles(folder: Path) -> list[Path]:
+    return [*folder.glob(f"*/{DESCRIPTION}"), *folder.glob(f"*/*/{DESCRIPTION}")]
+
+
+def _load_qwen3_asr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
+    from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
+
+    return Qwen3ASRRecognizer(
+        bundle, open_decoder(bundle, decoder, threads=threads), threads=threads, attention=attention
+    )
+
+
+def open_decoder(bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int | None = None) -> Decoder:
+    """The bundle's text decoder; MissingExtraError if it is GGUF and llama.cpp is not installed."""
+    if choice not in ("auto", "onnx", "gguf"):
+        raise ConfigError(f"Unknown decoder {choice!r}; accepted: 'auto', 'onnx', 'gguf'.")
+    if choice == "onnx" or (choice == "auto" and bundle.has("decoder.onnx")):
+        from linnet.runtime.onnx_decoder import OnnxDecoder
+
+        return OnnxDecoder(bundle.file("decoder.onnx"), threads=threads)
+    path = bundle.file("decoder.gguf")
+    from linnet.runtime.llama import LlamaDecoder
+
+    return LlamaDecoder(path, threads=threads)
+
+
+_FAMILIES: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {
+    "qwen3_asr": _load_qwen3_asr,
+}

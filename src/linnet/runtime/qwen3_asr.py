@@ -1,0 +1,281 @@
+"""The Qwen3-ASR recogniser: cuts → log-mel → encoder → prompt → greedy text, several cuts at a time, any length.
+
+One direction of flow: `longform` plans cuts from the stream, `encoder` hears them, `prompt` frames what was heard,
+`greedy` searches, `prompt` parses the answer. Only the cuts in work are in memory.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.audio import audio_info, check_samples, resample, stream_audio
+from linnet.bundle import Bundle
+from linnet.errors import BundleCorruptError, ConfigError, LanguageError
+from linnet.results import Segment, Transcription
+from linnet.runtime.base import AudioSource, Progress
+from linnet.runtime.decoder import Decoder
+from linnet.runtime.encoder import Attention, Encoder, clip_features
+from linnet.runtime.greedy import Hypothesis, Request, decode
+from linnet.runtime.longform import MAX_CUT_S, Cut, Detector, plan_cuts
+from linnet.runtime.prompt import PromptTokens, build_prompt, parse_answer
+from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
+from linnet.text import is_cjk, language_code, language_name
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FloatArray = npt.NDArray[np.float32]
+
+TOKENS_PER_SECOND, EXTRA_TOKENS = 25, 24
+"""Cap on an answer: fast speech in a vocabulary of little more than bytes, plus the language header."""
+MIN_RETRY_S = 1.0
+"""A cut shorter than twice this is not split for a second try."""
+MAX_RETRIES = 2
+"""How often a cut that went wrong is halved: 30 s → 15 s → 7.5 s."""
+BLOCK_S = 30.0
+_FLAGS: dict[str, tuple[str, ...]] = {"end": (), "loop": ("repetition",), "cap": ("truncated",)}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A cut on its way through the model, and how often it has been halved."""
+
+    cut: Cut
+    retries: int = 0
+
+
+class Qwen3ASRRecognizer:
+    """Recognizer for bundles of family `qwen3_asr`. Calls from several threads take turns."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoder: Decoder,
+        *,
+        threads: int | None = None,
+        attention: Attention = "windowed",
+        max_batch: int = 8,
+        max_cut_s: float = MAX_CUT_S,
+        detector: Detector | None = None,
+    ) -> None:
+        """Open the bundle's encoder and tokenizer; `decoder` comes opened and is closed with the recogniser.
+
+        `max_batch` cuts of at most `max_cut_s` seconds are decoded at the same time. `detector` replaces the voice
+        activity detector. Raises BundleError if bundle and decoder do not fit together.
+        """
+        self.bundle = bundle
+        self._config = _read_config(bundle)
+        self._languages = tuple(language_code(language) for language in bundle.languages)
+        self._tokenizer = _open_tokenizer(bundle)
+        if decoder.hidden_size != self._config.output_dim:
+            raise BundleCorruptError(
+                f"Bundle {bundle.path}: the decoder reads embeddings of {decoder.hidden_size} numbers, the encoder "
+                f"writes {self._config.output_dim}. Export the bundle again from one checkpoint."
+            )
+        bundle.file("encoder_conv.onnx")  # listed, and so checked when the bundle was opened
+        encoder_folder = bundle.file("encoder.onnx").parent
+        self._encoder = Encoder(encoder_folder, self._config, attention=attention, threads=threads)
+        self._decoder, self._detector = decoder, detector
+        self._max_batch, self._max_cut_s = max_batch, max_cut_s
+        self._lock = threading.Lock()
+
+    def transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        language: str | None = None,
+        context: str = "",
+        progress: Progress | None = None,
+    ) -> Transcription:
+        """Recognise a recording; see `base.Recognizer.transcribe`. The same input gives the same result."""
+        forced = self._forced_language(language)
+        prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
+        with self._lock:
+            started = time.perf_counter()
+            recording = _Recording(audio, sample_rate_hz, progress)
+            segments = sorted(self._segments(recording, prompt, forced), key=lambda segment: segment.start_s)
+            if progress is not None:
+                progress(recording.duration_s, recording.duration_s)
+            return Transcription(
+                text=join_texts(segments),
+                language=forced or _majority_language(segments),
+                duration_s=recording.duration_s,
+                segments=tuple(segments),
+                model=self.bundle.name,
+                processing_s=time.perf_counter() - started,
+            )
+
+    def close(self) -> None:
+        """Release encoder and decoder; further calls are errors."""
+        with self._lock:
+            self._encoder.close()
+            self._decoder.close()
+
+    def _forced_language(self, language: str | None) -> str | None:
+        """Code of the language to force; LanguageError if the model was not made for it."""
+        if language is None:
+            return None
+        try:
+            code = language_code(language)
+        except LanguageError:
+            code = None
+        if code is None or (self._languages and code not in self._languages):
+            accepted = ", ".join(f"{language_name(known)} ({known})" for known in self._languages)
+            raise LanguageError(
+                f"Model {self.bundle.name!r} does not know the language {language!r}; accepted: {accepted}. "
+                "Leave the language out to let the model detect it."
+            )
+        return code
+
+    def _segments(self, recording: _Recording, prompt: PromptTokens, forced: str | None) -> Iterator[Segment]:
+        """Segments as they are finished, not in order."""
+        if self._detector is None:
+            self._detector = SpeechDetector()
+        if isinstance(self._detector, SpeechDetector):
+            self._detector.reset()
+        cuts = plan_cuts(recording.blocks(), self._detector, max_cut_s=self._max_cut_s)
+        prefix, suffix = self._decoder.embed(prompt.prefix), self._decoder.embed(prompt.suffix)
+        halves: deque[_Job] = deque()
+
+        def next_request() -> Request[_Job] | None:
+            # Second tries first: they are in memory already, the recording can wait.
+            cut = None if halves else next(cuts, None)
+            if not halves and cut is None:
+                return None
+            job = _Job(cut) if cut is not None else halves.popleft()
+            return self._request(job, prefix, suffix)
+
+        answers = decode(self._decoder, next_request, end_ids=self._config.eos_token_ids, max_batch=self._max_batch)
+        for job, answer in answers:
+            recording.finished(job.cut)
+            long_enough = job.cut.duration_s >= 2 * MIN_RETRY_S
+            if answer.stopped != "end" and job.retries < MAX_RETRIES and long_enough:
+                halves.extend(_Job(part, job.retries + 1) for part in job.cut.split())
+            elif (segment := self._segment(job.cut, answer, forced)) is not None:
+                yield segment
+
+    def _request(self, job: _Job, prefix: FloatArray, suffix: FloatArray) -> Request[_Job]:
+        audio = self._encoder(clip_features(job.cut.samples, self.bundle.features))
+        embeddings = np.concatenate([prefix, audio, suffix])
+        room = self._decoder.max_length - len(embeddings)
+        if room < EXTRA_TOKENS:
+            raise ConfigError(
+                f"The prompt takes {len(embeddings)} positions (context {len(prefix)}, audio {len(audio)}), and the "
+                f"decoder holds {self._decoder.max_length} with the answer. Shorten the context."
+            )
+        cap = math.ceil(job.cut.duration_s * TOKENS_PER_SECOND) + EXTRA_TOKENS
+        return Request(job, embeddings, min(cap, room))
+
+    def _segment(self, cut: Cut, answer: Hypothesis, forced: str | None) -> Segment | None:
+        """What was said in a cut, or None if nothing was."""
+        raw = self._tokenizer.decode(list(answer.tokens), skip_special_tokens=False)
+        # A sequence that was stopped may end inside a character.
+        parsed = parse_answer(raw.replace("\ufffd", ""), forced_language=forced)
+        if not parsed.text:
+            return None
+        return Segment(
+            text=parsed.text,
+            start_s=cut.speech_start / SAMPLE_RATE_HZ,
+            end_s=cut.speech_end / SAMPLE_RATE_HZ,
+            language=language_code(parsed.language) if parsed.language else None,
+            confidence=answer.confidence,
+            flags=_FLAGS[answer.stopped],
+        )
+
+
+def join_texts(segments: Iterable[Segment]) -> str:
+    """The segments' texts in one line: a space between them, but none between two written without spaces."""
+    text, before = "", None
+    for segment in segments:
+        gap = "" if not text or (is_cjk(before) and is_cjk(segment.language)) else " "
+        text, before = text + gap + segment.text, segment.language
+    return text
+
+
+class _Recording:
+    """The samples of one source as blocks at the model's rate; counts what has passed."""
+
+    def __init__(self, audio: AudioSource, sample_rate_hz: int, progress: Progress | None) -> None:
+        self._audio, self._rate_hz, self._progress = audio, sample_rate_hz, progress
+        self._samples = 0
+        self._done_s = self._expected_s = 0.0
+        if isinstance(audio, np.ndarray):
+            self._expected_s = audio.size / sample_rate_hz
+        elif isinstance(audio, str | Path) and progress is not None:
+            self._expected_s = audio_info(audio).duration_s or 0.0
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds read so far; the whole recording after the last block."""
+        return self._samples / SAMPLE_RATE_HZ
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Blocks of at most 30 s at 16 kHz; raises AudioError."""
+        for block in self._source():
+            self._samples += len(block)
+            yield block
+
+    def finished(self, cut: Cut) -> None:
+        """Report that a cut has been recognised."""
+        if self._progress is not None:
+            self._done_s = max(self._done_s, cut.end / SAMPLE_RATE_HZ)
+            self._progress(self._done_s, max(self._expected_s, self.duration_s))
+
+    def _source(self) -> Iterator[FloatArray]:
+        if not isinstance(self._audio, np.ndarray):
+            yield from stream_audio(self._audio, sample_rate_hz=SAMPLE_RATE_HZ, block_s=BLOCK_S)
+            return
+        samples = check_samples(self._audio)
+        if self._rate_hz != SAMPLE_RATE_HZ:
+            samples = resample(samples, self._rate_hz, SAMPLE_RATE_HZ)
+        step = round(BLOCK_S * SAMPLE_RATE_HZ)
+        for start in range(0, len(samples), step):
+            yield samples[start : start + step]
+
+
+def _majority_language(segments: Iterable[Segment]) -> str | None:
+    """Language of most of the speech, by duration; the earlier one if two have the same."""
+    seconds: dict[str, float] = {}
+    for segment in segments:
+        if segment.language is not None:
+            seconds[segment.language] = seconds.get(segment.language, 0.0) + segment.end_s - segment.start_s
+    return max(seconds, key=lambda language: seconds[language], default=None)
+
+
+def _read_config(bundle: Bundle) -> Qwen3ASRConfig:
+    numbers = dict(bundle.model)
+    try:
+        numbers["eos_token_ids"] = tuple(numbers["eos_token_ids"])
+        config = Qwen3ASRConfig(**numbers)
+    except (KeyError, TypeError) as problem:
+        raise BundleCorruptError(
+            f"Bundle {bundle.path}: the model's numbers are not those of Qwen3-ASR ({problem}). Export it again."
+        ) from problem
+    if bundle.sample_rate_hz != SAMPLE_RATE_HZ or bundle.features.n_mels != config.n_mels:
+        raise BundleCorruptError(
+            f"Bundle {bundle.path}: {bundle.features.n_mels} mel bands at {bundle.sample_rate_hz} Hz do not fit "
+            f"the model's {config.n_mels} bands at {SAMPLE_RATE_HZ} Hz. Export it again."
+        )
+    return config
+
+
+def _open_tokenizer(bundle: Bundle) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    path = bundle.file("tokenizer.json")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as problem:  # the library raises plain Exception
+        raise BundleCorruptError(f"{path} is not a tokenizer: {problem}. Export or pull the bundle again.") from problem
