@@ -9,7 +9,7 @@ from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
     shape=NANO_SHAPE,
-    steps=8_000,
+    steps=5_500,
     warmup_steps=400,
     learning_rate=1.5e-3,
     average_weights=0.999,
@@ -30,7 +30,7 @@ NANO = Qwen3ASRTrainConfig(
     save_every=500,
     workers=1,
 )
-"""The embedded model: Qwen3-ASR's architecture at five million parameters, learned from a few hours of speech."""
+"""The embedded model: Qwen3-ASR's architecture at four million parameters, learned from a few hours of speech."""
 
 TINY_SHAPE = replace(
     NANO_SHAPE,

@@ -20,7 +20,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     if not decayed and not plain:
         raise TrainingError("No parameter is trainable; unfreeze a part of the model before training.")
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8, fused=True)
 
 
 def lr_scale(step: int, config: TrainConfig) -> float:

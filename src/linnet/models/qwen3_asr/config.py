@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NANO_SHAPE = Qwen3ASRConfig(
     conv_channels=32,
     d_model=192,
-    encoder_layers=7,
+    encoder_layers=6,
     encoder_heads=4,
     encoder_ffn_dim=768,
     output_dim=192,
