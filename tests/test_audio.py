@@ -268,6 +268,12 @@ def test_flac_cut_between_two_frames_is_an_error(speech: np.ndarray) -> None:
         read_audio(io.BytesIO(content))
 
 
+def test_wav_cut_behind_its_header_is_an_error() -> None:
+    content = encoded(tone(16_000), 16_000, "WAV")
+    with pytest.raises(AudioDecodeError, match="100% of the samples"):
+        read_audio(io.BytesIO(content[: content.index(b"data") + 8]))
+
+
 def test_opus_cut_between_two_pages_is_an_error(speech: np.ndarray) -> None:
     content = encoded(speech, 16_000, "OGG", "OPUS")
     with pytest.raises(AudioDecodeError, match="last Ogg page"):

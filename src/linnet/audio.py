@@ -5,9 +5,9 @@ webm, aac, amr, wma, …); soxr resamples at its HQ setting. Everything is decod
 costs no more memory than its answer.
 
 A file that was cut short is an error, not a shorter recording. What can be noticed: WAV and AIFF (size in the
-header), FLAC (length in the header), Ogg and Opus (mark on the last page), MP3 with a Xing header, MP4 and WebM with
-a duration. What cannot: raw AAC, AMR and MP3 without a Xing header that end between two frames, WebM from a browser's
-recorder (no duration), W64, RF64 and AU. Up to 0.1 s may be missing at the end without complaint.
+header), FLAC (length in the header), Ogg and Opus (mark on the last page), MP3 with a Xing header, MP4, and WebM with
+a duration and no video. What cannot: raw AAC, AMR and MP3 without a Xing header that end between two frames, WebM
+from a browser's recorder (no duration), W64, RF64 and AU. Up to 0.1 s may be missing at the end without complaint.
 
 Shapes: N samples of one channel, float32 in −1…1 (clipped recordings are taken as they are), C channels.
 """
@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -166,7 +167,7 @@ class _Sound:
     blocks: Iterator[FloatArray]
 
 
-class _Sequential(soundfile.SoundFile):
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc] # soundfile has no type hints
     """A SoundFile that is only read forwards: soundfile seeks after every block otherwise, and FLAC streams of
     unknown length cannot."""
 
@@ -183,11 +184,10 @@ def _resampled(source: str | Path | BinaryIO, rate_hz: int, channels: Channels) 
             )
         same = sound.sample_rate_hz == rate_hz
         stream = None if same else soxr.ResampleStream(sound.sample_rate_hz, rate_hz, 1, dtype="float32", quality="HQ")
+        only = 0 if sound.channels == 1 else channels  # the mean of one channel costs more than decoding it
         done = 0
         for block in sound.blocks:
-            mono = (
-                block.mean(axis=1, dtype=np.float32) if channels == "mix" else np.ascontiguousarray(block[:, channels])
-            )
+            mono = block.mean(axis=1, dtype=np.float32) if only == "mix" else block[:, only].copy()
             finite = np.isfinite(mono)
             if not finite.all():
                 at_s = (done + int(np.argmin(finite))) / sound.sample_rate_hz
@@ -234,8 +234,8 @@ def _open(source: str | Path | BinaryIO) -> Iterator[_Sound]:
             return
         with sound:
             missing = containers.missing_share(sound.extra_info)
-            if missing * sound.frames / (1 - missing) > _MISSING_S * sound.samplerate:
-                raise _cut_short(name, f"its header promises {missing:.0%} more than there is")
+            if missing == 1 or missing / (1 - missing) * sound.frames > _MISSING_S * sound.samplerate:
+                raise _cut_short(name, f"{missing:.0%} of the samples that its header promises are not there")
             copy = containers.with_mp3_length(file) if sound.subtype == "MPEG_LAYER_III" else None
             if copy is None:
                 yield _sound(sound, name, known=sound.frames < _UNKNOWN_FRAMES)
@@ -290,10 +290,11 @@ def _open_media(file: BinaryIO, name: str) -> Iterator[_Sound]:
             raise AudioDecodeError(f"{name} has no audio track ({container.format.name}); give a file with sound.")
         track = container.streams.audio[0]
         rate_hz, frames = track.sample_rate, None
-        if track.duration is not None and track.time_base is not None and "mp4" in container.format.name:
+        if track.duration and track.time_base and "mp4" in container.format.name:
             frames = round(track.duration * track.time_base * rate_hz)
-        elif container.duration is not None and "matroska" in container.format.name:
-            frames = round(container.duration * rate_hz / av.time_base)
+        elif container.duration and "matroska" in container.format.name and len(container.streams) == 1:
+            # one duration for the whole file: with a video beside it, it says nothing about the sound
+            frames = round((container.duration - (container.start_time or 0)) * rate_hz / av.time_base)
         # ADTS and AMR have no length in them: what FFmpeg reports there is a guess from the bit rate.
         blocks = _media_blocks(container, name)
         names = container.format.name.split(",")  # "mov,mp4,m4a,…" and "matroska,webm" are one demuxer each
@@ -303,9 +304,11 @@ def _open_media(file: BinaryIO, name: str) -> Iterator[_Sound]:
 def _media_blocks(container: Any, name: str) -> Iterator[FloatArray]:
     import av
 
-    resampler = av.AudioResampler(format="fltp")  # float planes, rate and channels as they are
+    track = container.streams.audio[0]
+    # Float planes. Rate and layout are as announced; naming them holds them there if they change in mid-stream.
+    resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.sample_rate)
     try:
-        for frame in container.decode(audio=0):
+        for frame in chain(container.decode(track), [None]):  # None flushes
             for plain in resampler.resample(frame):
                 yield np.ascontiguousarray(plain.to_ndarray().T)
     except av.FFmpegError as error:
