@@ -190,6 +190,26 @@ def test_a_video_without_sound_says_so(shared: Path) -> None:
         read_audio(silent)
 
 
+def test_a_film_may_outlast_its_sound() -> None:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        video, sound = container.add_stream("mpeg4", rate=10), container.add_stream("pcm_s16le", rate=16_000)
+        assert isinstance(video, av.VideoStream)
+        assert isinstance(sound, av.AudioStream)
+        video.width = video.height = 32
+        sound.layout = "mono"
+        for _ in range(30):
+            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8))
+            container.mux(video.encode(picture))
+        frame = av.AudioFrame.from_ndarray((tone(16_000) * 32767).astype(np.int16)[None], "s16", "mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*video.encode(None), *sound.encode(frame), *sound.encode(None)])
+    assert read_audio(file).size == 16_000
+    assert audio_info(file) == AudioInfo(None, 16_000, 1, "webm")  # three seconds of film say nothing about the sound
+
+
 def mp3_without_length(samples: np.ndarray, rate_hz: int) -> bytes:
     """Variable bit rate and no Xing header, as cut or streamed MP3 files have it."""
     import av
