@@ -33,7 +33,7 @@ class FeatureSpec:
     f_min_hz: float = 0.0
     f_max_hz: float = 8_000.0
     log: Literal["whisper", "natural"] = "whisper"
-    """`whisper`: log10, per-clip floor at max − 8, (x + 4) / 4. `natural`: ln(max(power, 1e-10)), no clip statistics."""
+    """whisper: log10, per-clip floor at max − 8, (x + 4) / 4. natural: ln(max(power, 1e-10)), no clip statistics."""
 
     def __post_init__(self) -> None:
         if min(self.sample_rate_hz, self.n_fft, self.hop_length, self.n_mels) <= 0:
@@ -120,7 +120,7 @@ _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
 def _hz_to_mel(hz: float) -> float:
     if hz < _BREAK_HZ:
         return hz / _LINEAR_HZ_PER_MEL
-    return _BREAK_MEL + float(np.log(hz / _BREAK_HZ)) / _LOG_STEP
+    return float(_BREAK_MEL + np.log(hz / _BREAK_HZ) / _LOG_STEP)
 
 
 def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
