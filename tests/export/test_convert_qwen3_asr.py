@@ -160,13 +160,13 @@ def test_conversion_does_not_import_torch(checkpoint: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif("LINNET_FULL" not in os.environ, reason="LINNET_FULL names a full-size checkpoint (2 GB, minutes)")
-def test_a_full_size_checkpoint_converts_within_three_gigabytes(tmp_path: Path) -> None:
+def test_a_full_size_checkpoint_converts_within_a_gigabyte(tmp_path: Path) -> None:
     program = (
         "import sys, resource; from linnet.export.qwen3_asr import convert;"
         "convert(sys.argv[1], sys.argv[2], decoders={'onnx': 'int8', 'gguf': 'q8_0'});"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     command = [sys.executable, "-c", program, os.environ["LINNET_FULL"], str(tmp_path / "out")]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
+    finished = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
     verify_files(read_bundle(tmp_path / "out"))
-    assert int(finished.stdout) < 3000  # MB; 1.9 GB of weights pass through
+    assert int(finished.stdout) < 1000  # MB; 1.9 GB of weights pass through, 466 MB were seen
