@@ -122,7 +122,7 @@ def test_a_folder_of_other_things_is_never_replaced(checkpoint: Path, tmp_path: 
     [
         ({"encoder": "int4"}, "accepted: fp32, int8"),
         ({"decoders": {}}, "needs a decoder"),
-        ({"decoders": {"onnx": "q8_0"}}, "not offered for the onnx decoder; accepted: fp32, int8, int4"),
+        ({"decoders": {"onnx": "q8_0"}}, "not offered for the onnx decoder; accepted: fp32, int8"),
         ({"decoders": {"gguf": "int8"}}, "not offered for the gguf decoder; accepted: f32, f16"),
         ({"decoders": {"tflite": "int8"}}, "'tflite' is unknown; accepted: onnx, gguf"),
     ],

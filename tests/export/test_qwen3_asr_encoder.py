@@ -86,9 +86,12 @@ def test_float_encoder_agrees_with_the_official_one(
         np.testing.assert_allclose(audio, expected, atol=AGREEMENT, rtol=0, err_msg=f"{name} {attention}")
 
 
-def test_int8_encoder_stays_close_in_every_frame(load: Callable[[str], Encoder], cases: dict[str, FloatArray]) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int8_blocks"])
+def test_int8_encoder_stays_close_in_every_frame(
+    load: Callable[[str], Encoder], cases: dict[str, FloatArray], precision: str
+) -> None:
     # Eight bits for weights and activations leave about 3 % of noise; 4-bit encoders, which break recognition, 25 %.
-    encoder = load("int8")
+    encoder = load(precision)
     for name in [name for name in cases if name.endswith(".encoder_windowed")]:
         expected = cases[name]
         audio = encoder(cases[name.replace("encoder_windowed", "mel")], windowed=True)
@@ -99,7 +102,7 @@ def test_int8_encoder_stays_close_in_every_frame(load: Callable[[str], Encoder],
         assert cosine.min() > 0.998, f"{name}: {cosine.min():.5f}"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8_blocks"])
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 16, 17, 50, 99, 100])
 def test_tokens_of_a_chunk_follow_the_formula(load: Callable[[str], Encoder], precision: str, frames: int) -> None:
     encoder = load(precision)
@@ -151,7 +154,10 @@ def test_large_weights_lie_beside_the_graph(checkpoint: Path, tmp_path: Path, mo
 
 @pytest.mark.parametrize("precision", ["int4", "fp16", ""])
 def test_other_precisions_are_refused(golden: Path, tmp_path: Path, precision: str) -> None:
-    with pytest.raises(ExportError, match=r"accepted: fp32, int8"), open_checkpoint(golden / "qwen3_asr") as tensors:
+    with (
+        pytest.raises(ExportError, match=r"accepted: fp32, int8, int8_blocks"),
+        open_checkpoint(golden / "qwen3_asr") as tensors,
+    ):
         write_encoder(tensors, read_config(golden / "qwen3_asr"), tmp_path, precision=precision)
 
 

@@ -50,10 +50,10 @@ def convert(
 ) -> Bundle:
     """Write the checkpoint folder as bundle folder `out`.
 
-    `encoder` is fp32 or int8; `decoders` gives a precision for "onnx" (fp32, int8, int4), "gguf" (f32, f16, q8_0, q4_0,
-    K-quants) or both. `overwrite` replaces `out` if it is a bundle. `progress` hears the name of each part before it is
-    written. Raises CheckpointError for an unusable checkpoint, ExportError for an unknown choice, a target that is in
-    the way, or a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
+    `encoder` is fp32, int8 or int8_blocks; `decoders` gives a precision for "onnx" (fp32, int8, int8_blocks, int4),
+    "gguf" (f32, f16, q8_0, q4_0, K-quants) or both. `overwrite` replaces `out` if it is a bundle. `progress` hears the
+    name of each part before it is written. Raises CheckpointError for an unusable checkpoint, ExportError for an
+    unknown choice, a target that is in the way, or a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _check_choices(encoder, decoders)
