@@ -122,4 +122,5 @@ def _interpolate(mel: FloatArray, places: npt.NDArray[np.float64], *, axis: int)
     high = np.minimum(low + 1, mel.shape[axis] - 1)
     share = (places - low).astype(np.float32)
     share = share[None, :] if axis == 1 else share[:, None]
-    return np.take(mel, low, axis=axis) * (1 - share) + np.take(mel, high, axis=axis) * share
+    mixed: FloatArray = np.take(mel, low, axis=axis) * (1 - share) + np.take(mel, high, axis=axis) * share
+    return mixed

@@ -86,7 +86,12 @@ class Loader:
     """A DataLoader over a BucketBatchSampler; `epoch(n, first_batch)` iterates one epoch."""
 
     def __init__(
-        self, dataset: Dataset[Any], sampler: BucketBatchSampler, *, collate: Callable[[list[Any]], Any], workers: int = 0
+        self,
+        dataset: Dataset[Any],
+        sampler: BucketBatchSampler,
+        *,
+        collate: Callable[[list[Any]], Any],
+        workers: int = 0,
     ) -> None:
         self.sampler = sampler
         # The keys are drawn by the sampler at iteration time, so one loader (and its workers) serves all epochs.

@@ -60,7 +60,10 @@ class RunFolder:
         partial = final.with_name(f"{name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}, partial / "model.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()},
+            partial / "model.safetensors",
+        )
         torch.save(state, partial / "state.pt")
         replaced = final.with_name(f"{name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
@@ -76,7 +79,9 @@ class RunFolder:
         if not folder.exists():
             replaced = folder.with_name(f"{name}.replaced")  # interrupted between the two renames of `save`
             if not replaced.exists():
-                raise CheckpointError(f"{self.path} has no checkpoint '{name}'. Train first, or name another run folder.")
+                raise CheckpointError(
+                    f"{self.path} has no checkpoint '{name}'. Train first, or name another run folder."
+                )
             folder = replaced
         return load_file(folder / "model.safetensors"), torch.load(folder / "state.pt", weights_only=True)
 
@@ -132,7 +137,9 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _commit() -> str | None:
     where = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=where, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=where, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None
 
 

@@ -1,4 +1,4 @@
-"""The contract between the training loop, which knows nothing about speech, and a family, which knows nothing of loops."""
+"""The contract between the training loop, which knows nothing of speech, and a family, which knows nothing of loops."""
 
 from __future__ import annotations
 
@@ -46,5 +46,3 @@ class Task(Protocol):
     def save_assets(self, folder: Any) -> None:
         """Write what a run folder needs beside weights (tokenizer, vocabulary, shape) so that export can read it."""
         ...
-
-

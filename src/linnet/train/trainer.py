@@ -95,7 +95,8 @@ class _Loop:
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss became {loss} at step {self.step}. The last good checkpoint is "
-                f"{self.run.path / 'checkpoints' / 'last'}; resume with a lower learning rate, or find the bad utterance."
+                f"{self.run.path / 'checkpoints' / 'last'}; resume with a lower learning rate, or find the bad "
+                "utterance."
             )
         self.accelerator.backward(output.loss / self.config.accumulation_steps)
         self._count({"loss": loss, **output.logs})
@@ -130,7 +131,13 @@ class _Loop:
         updates = max(1, self.counted // self.config.accumulation_steps)
         means = {name: total / (updates if name == "grad_norm" else self.counted) for name, total in self.sums.items()}
         if self.accelerator.is_main_process:
-            record = {"step": self.step, "epoch": self.epoch, "learning_rate": rate, **means, "step_s": seconds / updates}
+            record = {
+                "step": self.step,
+                "epoch": self.epoch,
+                "learning_rate": rate,
+                **means,
+                "step_s": seconds / updates,
+            }
             self.run.log(record)
         self.sums, self.counted, self.since = {}, 0, time.perf_counter()
 
@@ -182,7 +189,10 @@ def _restore(
     model.load_state_dict(weights, strict=False)
     missing = trainable_weights(model).keys() - weights.keys()
     if missing:
-        raise TrainingError(f"The checkpoint lacks {len(missing)} trainable tensors, first {sorted(missing)[:3]}: another model?")
+        raise TrainingError(
+            f"The checkpoint lacks {len(missing)} tensors of the model, first {sorted(missing)[:3]}. Resume with the "
+            "configuration that the run was started with, or choose another --run-dir."
+        )
     optimizer.load_state_dict(state["optimizer"])
     if average and state["average"]:
         average.updates, average.weights = state["average"]["updates"], dict(state["average"]["weights"])

@@ -104,7 +104,9 @@ def official_config(config: Qwen3ASRConfig, languages: Sequence[str] = ()) -> di
                 "output_dim": config.output_dim,
                 "activation_function": "gelu",
                 "n_window": config.chunk_frames // 2,
-                "n_window_infer": config.window_tokens // config.chunk_tokens(config.chunk_frames) * config.chunk_frames,
+                "n_window_infer": config.window_tokens
+                // config.chunk_tokens(config.chunk_frames)
+                * config.chunk_frames,
             },
             "text_config": {
                 "model_type": "qwen3_asr_text",

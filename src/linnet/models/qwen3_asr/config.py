@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from linnet.data.augment import AugmentConfig
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
@@ -53,7 +53,7 @@ class Qwen3ASRTrainConfig(TrainConfig):
     joined: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Corpus → (count, most): add `count` examples of 2…`most` clips of one speaker in a row, e.g. digit strings."""
 
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch_audio_s: float = 200.0
     """Audio per batch (padding included); the number of clips follows from their length."""
 
@@ -77,7 +77,7 @@ class Qwen3ASRTrainConfig(TrainConfig):
 
         return Qwen3ASRTask(self)
 
-    def export(self, run: Path, out: Path, **options: str) -> Bundle:
+    def export(self, run: Path, out: Path, **options: Any) -> Bundle:
         """Run folder → bundle folder (see `models/qwen3_asr/export.py`)."""
         from linnet.models.qwen3_asr.export import export_run
 

@@ -68,7 +68,9 @@ class Qwen3ASR(nn.Module):
         return F.linear(hidden, self.model.embed_tokens.weight)
 
     @torch.no_grad()
-    def generate(self, mels: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, mels: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+    ) -> list[list[int]]:
         """Greedy answers (token ids without the end token), one per clip; prompts may differ in length."""
         # Left padding would need a mask in every layer; grouping rows of equal length keeps the decoder mask-free.
         answers: list[list[int]] = [[] for _ in prompts]
@@ -204,7 +206,9 @@ class EncoderAttention(nn.Module):
         self.out_proj = nn.Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from linnet.ctc import min_frames
 from linnet.data.batching import BucketBatchSampler, Loader
-from linnet.data.clips import Clips, load_clips
+from linnet.data.clips import load_clips
 from linnet.data.dataset import Example, SpeechDataset, joined_parts, single_parts
 from linnet.errors import ConfigError, TrainingError
 from linnet.features import WHISPER_128
@@ -31,7 +31,16 @@ from linnet.models.qwen3_asr.checkpoint import load_pretrained, save_assets
 from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.tokenizer import train_tokenizer
-from linnet.runtime.prompt import AUDIO_END, AUDIO_PAD, AUDIO_START, END, build_prompt, encode_answer, parse_answer
+from linnet.runtime.prompt import (
+    AUDIO_END,
+    AUDIO_PAD,
+    AUDIO_START,
+    END,
+    build_prompt,
+    encode_answer,
+    parse_answer,
+    token_id,
+)
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.text import language_name, normalize
 from linnet.train.task import Split, StepOutput
@@ -64,7 +73,7 @@ class TrainableQwen3ASR(nn.Module):
         self.ctc_head = nn.Linear(asr.config.d_model, asr.config.vocab_size + 1)  # the last id is the blank
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, int, int]:
-        """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips CTC had to leave out."""
+        """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips left out of CTC."""
         hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
         audio = self.asr.audio_tower.project(hidden)
         states = self.asr.model(self.asr.embed(batch.tokens, [audio]))
@@ -79,7 +88,7 @@ class TrainableQwen3ASR(nn.Module):
         rows = [
             (part, target)
             for part, target in zip(log_probs.split(lengths), transcripts, strict=True)
-            if 0 < len(target) and min_frames(target.tolist()) <= len(part)
+            if len(target) > 0 and min_frames(target.tolist()) <= len(part)
         ]
         if not rows:
             return log_probs.sum() * 0.0, len(transcripts)
@@ -104,13 +113,13 @@ class Qwen3ASRTask:
             raise ConfigError("No training data: give --train-manifests a JSONL manifest (see `linnet prepare`).")
         self.train = self._read(config.train_manifests, weighted=True)
         self.dev = self._read(config.dev_manifests, weighted=False)[: config.dev_utterances]
+        self._weights: dict[str, Tensor] | None = None
         pretrained = load_pretrained(config.init_from) if config.init_from else None
         if pretrained:
             self.tokenizer, self.shape, self._weights = pretrained.tokenizer, pretrained.config, pretrained.weights
         else:
             self.tokenizer = self._train_tokenizer()
             self.shape = shape_for(self.tokenizer, config.shape)
-            self._weights = None
 
     def build_model(self) -> nn.Module:
         """A fresh or pretrained network; everything is trainable."""
@@ -260,10 +269,10 @@ def shape_for(tokenizer: Tokenizer, shape: Qwen3ASRConfig) -> Qwen3ASRConfig:
     return replace(
         shape,
         vocab_size=-(-tokenizer.get_vocab_size() // 32) * 32,
-        audio_token_id=tokenizer.token_to_id(AUDIO_PAD),
-        audio_start_token_id=tokenizer.token_to_id(AUDIO_START),
-        audio_end_token_id=tokenizer.token_to_id(AUDIO_END),
-        eos_token_ids=(tokenizer.token_to_id(END),),
+        audio_token_id=token_id(tokenizer, AUDIO_PAD),
+        audio_start_token_id=token_id(tokenizer, AUDIO_START),
+        audio_end_token_id=token_id(tokenizer, AUDIO_END),
+        eos_token_ids=(token_id(tokenizer, END),),
     )
 
 
@@ -274,4 +283,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-
