@@ -1,6 +1,6 @@
 """Linnet: speech recognition that fits small machines.
 
-The public API, loaded on first use so that `import linnet` stays fast.
+The public API, loaded on first use so that `import linnet` stays fast. Measuring is `linnet.evaluate.evaluate`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from linnet.errors import LinnetError
 
 if TYPE_CHECKING:
-    from linnet.evaluate import evaluate as evaluate
     from linnet.results import Segment as Segment
     from linnet.results import Transcription as Transcription
     from linnet.results import Word as Word
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _LAZY = {
     "load_model": "linnet.runtime.loader",
-    "evaluate": "linnet.evaluate",
     "Transcription": "linnet.results",
     "Segment": "linnet.results",
     "Word": "linnet.results",
 }
-__all__ = ["LinnetError", "Segment", "Transcription", "Word", "__version__", "evaluate", "load_model"]
+__all__ = ["LinnetError", "Segment", "Transcription", "Word", "__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
