@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from linnet.data.augment import AugmentConfig
 from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
 from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
     shape=NANO_SHAPE,
-    steps=5_500,
+    steps=7_500,
     warmup_steps=400,
     learning_rate=1.5e-3,
     average_weights=0.999,
     batch_audio_s=80.0,
     ctc_weight=0.4,
+    drop_path=0.05,
+    augment=AugmentConfig(
+        noise_probability=0.25,
+        reverb_probability=0.1,
+        speed=(0.9, 1.12),
+        vocal_tract=(0.88, 1.12),
+        freq_mask_bands=18,
+        time_mask_ratio=0.05,
+    ),
     # Licences allow shipping what is trained on these (docs/nano.md); corpora that are not named are left out.
     corpora={
         "speechocean762": 2.0,

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from linnet.bundle import Bundle
     from linnet.train.task import Task
 
+# Positions restart with every chunk. The published models use chunks of 1 s inside attention windows of 8 s, so that
+# eight tokens of a window share each position; from a few hours of speech that cannot be learned (docs/log.md). One
+# chunk per window keeps positions unique.
 NANO_SHAPE = Qwen3ASRConfig(
+    chunk_frames=800,
+    window_tokens=100,
     conv_channels=32,
     d_model=192,
     encoder_layers=6,

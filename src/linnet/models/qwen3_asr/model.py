@@ -142,32 +142,28 @@ class AudioEncoder(nn.Module):
     def _convolve(self, mels: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """Clips → conv tokens with positions, all clips one after another [ΣL, D], and each clip's L.
 
-        The official rule: the tail chunk of a longer clip is zero-padded to 100 frames and convolved whole, but a clip
+        The official rule: the tail chunk of a longer clip is zero-padded to full length and convolved whole, but a clip
         of a single short chunk is not padded. Zeroing the activations beyond such a clip's end after every
         convolution is the same as not padding it, and lets all chunks share one batch.
         """
         size = self.config.chunk_frames
-        chunks, valid_frames, valid_tokens, lengths = [], [], [], []
-        for mel in mels:
-            frames = mel.shape[1]
-            parts = mel.split(size, dim=1)
-            for part in parts:
-                chunks.append(F.pad(part, (0, size - part.shape[1])))
-                valid_frames.append(size if len(parts) > 1 else frames)
-                valid_tokens.append(self.config.chunk_tokens(part.shape[1]))
-            lengths.append(self.config.audio_tokens(frames))
-        x = torch.stack(chunks)[:, None].contiguous(memory_format=torch.channels_last)  # [C, 1, n_mels, 100]
-        frames_left = torch.tensor(valid_frames, device=x.device)
-        short = min(valid_frames) < size
+        parts = [mel.split(size, dim=1) for mel in mels]
+        # [C]: frames that the convolutions may see, and tokens to keep, of every chunk
+        seen = [size if len(clip) > 1 else clip[0].shape[1] for clip in parts for _ in clip]
+        valid_tokens = [self.config.chunk_tokens(part.shape[1]) for clip in parts for part in clip]
+        width = max(seen)
+        x = torch.stack([F.pad(part, (0, width - part.shape[1])) for clip in parts for part in clip])
+        x = x[:, None].contiguous(memory_format=torch.channels_last)  # [C, 1, n_mels, width]
+        frames_left = torch.tensor(seen, device=x.device)
         for conv in (self.conv2d1, self.conv2d2, self.conv2d3):
             x = F.gelu(conv(x))
-            if short:
+            if min(seen) < width:
                 frames_left = (frames_left + 1) // 2
                 x = x * (torch.arange(x.shape[3], device=x.device) < frames_left[:, None])[:, None, None, :]
-        x = self.conv_out(x.permute(0, 3, 1, 2).flatten(2))  # [C, 13, D]
-        x = x + self.positions.to(x.dtype)
+        x = self.conv_out(x.permute(0, 3, 1, 2).flatten(2))  # [C, tokens, D]
+        x = x + self.positions[: x.shape[1]].to(x.dtype)
         keep = torch.arange(x.shape[1], device=x.device) < torch.tensor(valid_tokens, device=x.device)[:, None]
-        return x[keep], lengths
+        return x[keep], [self.config.audio_tokens(mel.shape[1]) for mel in mels]
 
     def _windows(self, lengths: Sequence[int]) -> list[int]:
         """Lengths of the attention windows, clip after clip; a window never spans two clips."""

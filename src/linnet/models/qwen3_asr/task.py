@@ -1,7 +1,7 @@
 """Training Qwen3-ASR: answer tokens with labels masked over the prompt, and an auxiliary CTC loss on the encoder.
 
-The CTC head (Kim et al. 2017, arXiv:1609.06773) exists in training only; it is not part of a checkpoint's official
-layout and is left out on export.
+The CTC head (Kim et al. 2017, arXiv:1609.06773) spells the text in bytes, two steps per encoder token. It exists in
+training only; it is not part of a checkpoint's official layout and is left out on export.
 
 Shapes: B clips, F mel frames, L encoder tokens, T decoder positions, V vocabulary.
 """
@@ -46,11 +46,13 @@ from linnet.text import language_name, normalize
 from linnet.train.task import Split, StepOutput
 
 IGNORED = -100  # label of positions without loss: the prompt and the padding
+CTC_CLASSES, CTC_BLANK = 257, 256  # the bytes of the text, and the blank
+CTC_STEPS = 2  # per encoder token, so at 25 Hz: letters come faster than the 12.5 Hz of the tokens
 
 
 @dataclass
 class Batch:
-    """mels: all clips side by side [n_mels, ΣF]; tokens, labels [B, T] right-padded; transcripts: CTC targets."""
+    """mels: all clips side by side [n_mels, ΣF]; tokens, labels [B, T] right-padded; transcripts: bytes for CTC."""
 
     mels: Tensor
     frames: list[int]
@@ -70,7 +72,7 @@ class TrainableQwen3ASR(nn.Module):
         super().__init__()
         self.asr = asr
         self.label_smoothing = label_smoothing
-        self.ctc_head = nn.Linear(asr.config.d_model, asr.config.vocab_size + 1)  # the last id is the blank
+        self.ctc_head = nn.Linear(asr.config.d_model, CTC_STEPS * CTC_CLASSES)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, int, int]:
         """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips left out of CTC."""
@@ -84,21 +86,21 @@ class TrainableQwen3ASR(nn.Module):
         return cross_entropy, ctc, int((logits.argmax(-1) == labels).sum()), skipped
 
     def _ctc(self, hidden: Tensor, lengths: list[int], transcripts: list[Tensor]) -> tuple[Tensor, int]:
-        log_probs = self.ctc_head(hidden).float().log_softmax(-1)
+        log_probs = self.ctc_head(hidden).float().view(-1, CTC_CLASSES).log_softmax(-1)
         rows = [
             (part, target)
-            for part, target in zip(log_probs.split(lengths), transcripts, strict=True)
+            for part, target in zip(log_probs.split([CTC_STEPS * n for n in lengths]), transcripts, strict=True)
             if len(target) > 0 and min_frames(target.tolist()) <= len(part)
         ]
         if not rows:
             return log_probs.sum() * 0.0, len(transcripts)
         parts, targets = [part for part, _ in rows], [target for _, target in rows]
         loss = F.ctc_loss(
-            nn.utils.rnn.pad_sequence(parts),  # [L, B, V + 1]
+            nn.utils.rnn.pad_sequence(parts),  # [2 L, B, 257]
             torch.cat(targets),
             torch.tensor([len(part) for part in parts]),
             torch.tensor([len(target) for target in targets]),
-            blank=log_probs.shape[-1] - 1,
+            blank=CTC_BLANK,
             reduction="sum",
         )
         return loss / sum(len(target) for target in targets), len(transcripts) - len(rows)
@@ -177,7 +179,7 @@ class Qwen3ASRTask:
             sequences.append(torch.tensor(prompt + answer))
             # Position i predicts token i + 1, so labels are shifted one to the left here, once.
             labels.append(torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED]))
-            transcripts.append(torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids))
+            transcripts.append(torch.tensor(list(text.strip().encode())))
         return Batch(
             mels=torch.from_numpy(np.concatenate([example.mel for example in examples], axis=1)),
             frames=[example.mel.shape[1] for example in examples],
