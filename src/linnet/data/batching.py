@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from linnet.errors import ConfigError
@@ -71,8 +72,8 @@ class BucketBatchSampler(Sampler[list[Key]]):
             batches.append(batch)
         if self.shuffle:
             batches = [batches[i] for i in rng.permutation(len(batches))]
-        if self.world_size > 1:
-            batches += batches[: -len(batches) % self.world_size]
+        missing = -len(batches) % self.world_size  # ranks wait for each other: all need the same number
+        batches += [batches[i % len(batches)] for i in range(missing)]
         return batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -100,6 +101,9 @@ class Loader:
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=workers,
+            # Of its own: each epoch draws a seed for the workers, and must not take it from the model's randomness,
+            # since a resumed run begins its epoch once more.
+            generator=torch.Generator(),
             persistent_workers=False,
             prefetch_factor=4 if workers else None,
         )
