@@ -66,12 +66,16 @@ class RunFolder:
         )
         torch.save(state, partial / "state.pt")
         replaced = final.with_name(f"{name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
+        if final.exists():  # otherwise `replaced` may be the only good copy, left by an interruption just here
+            shutil.rmtree(replaced, ignore_errors=True)
             os.rename(final, replaced)
         os.rename(partial, final)
         shutil.rmtree(replaced, ignore_errors=True)
         return final
+
+    def has(self, name: str) -> bool:
+        """Whether checkpoints/<name> can be loaded."""
+        return any((self.path / "checkpoints" / folder).exists() for folder in (name, f"{name}.replaced"))
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights and state of checkpoints/<name>; raises CheckpointError if it is not there."""
