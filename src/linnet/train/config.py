@@ -50,6 +50,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ConfigError(f"warmup_steps must lie in 0…steps ({self.steps}), got {self.warmup_steps}.")
+        if self.schedule == "tri_stage" and self.final_lr_ratio <= 0:
+            raise ConfigError(
+                f"tri_stage decays exponentially; final_lr_ratio must be above 0, got {self.final_lr_ratio}."
+            )
         if not 0 <= self.average_weights < 1:
             raise ConfigError(f"average_weights must lie in [0, 1), got {self.average_weights}.")
 

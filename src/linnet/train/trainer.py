@@ -44,9 +44,10 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
     if accelerator.is_main_process:
         run.start(config, resume=resume)
         task.save_assets(run.path)
-    if resume and (run.path / "checkpoints").exists():
-        weights, state = run.load("last")
-        _restore(model, optimizer, average, weights, state)
+    if resume:  # from the start if it was interrupted before the first checkpoint
+        if run.has("last"):
+            weights, state = run.load("last")
+            _restore(model, optimizer, average, weights, state)
         if accelerator.is_main_process:
             run.trim_log(state["step"])
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -80,8 +81,9 @@ class _Loop:
         self.average, self.accelerator, self.run = average, accelerator, run
         self.step, self.epoch, self.batch, self.best = state["step"], state["epoch"], state["batch"], state["best"]
         self.micro_step = 0
-        self.sums: dict[str, float] = {}
-        self.counted, self.since = 0, time.perf_counter()
+        # What has been added up since the last log line, which need not be where the checkpoint is.
+        self.sums: dict[str, float] = dict(state.get("sums", {}))
+        self.counted, self.since = state.get("counted", 0), time.perf_counter()
 
     def advance(self, batch: Any, show: Any) -> None:
         """One micro-batch; an optimiser update when enough of them are accumulated."""
@@ -92,17 +94,14 @@ class _Loop:
         with self.accelerator.autocast():
             output = self.task.step(self.model, batch, self.step)
         loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} at step {self.step}. The last good checkpoint is "
-                f"{self.run.path / 'checkpoints' / 'last'}; resume with a lower learning rate, or find the bad "
-                "utterance."
-            )
+        self._check_finite("loss", loss)
         self.accelerator.backward(output.loss / self.config.accumulation_steps)
         self._count({"loss": loss, **output.logs})
         if not update:
             return
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm))
+        if self.config.precision != "fp16":  # there the loss scaler skips such an update and lowers its scale
+            self._check_finite("gradient", norm)
         rate = self.config.learning_rate * lr_scale(self.step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
@@ -111,7 +110,7 @@ class _Loop:
         if self.average:
             self.average.update(self.accelerator.unwrap_model(self.model))
         self.step += 1
-        self._count({"grad_norm": float(norm) if isinstance(norm, Tensor) else 0.0})
+        self._count({"grad_norm": norm})
         last = self.step >= self.config.steps
         show(self.step, loss)
         if self.step % self.config.log_every == 0 or last:
@@ -120,6 +119,16 @@ class _Loop:
             self._validate()
         if self.step % self.config.save_every == 0 or last:
             self._save("last")
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        last = self.run.path / "checkpoints" / "last"
+        where = f"The last good checkpoint is {last}; resume" if self.run.has("last") else "No checkpoint yet; restart"
+        raise TrainingError(
+            f"The {name} became {value} at step {self.step}. {where} with a lower learning rate, or find the bad "
+            "utterance."
+        )
 
     def _count(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -167,6 +176,8 @@ class _Loop:
         state: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "batch": self.batch, "best": self.best}
         if live:
             state |= {
+                "sums": self.sums,
+                "counted": self.counted,
                 "optimizer": self.optimizer.state_dict(),
                 "average": {"updates": self.average.updates, "weights": self.average.weights} if self.average else None,
                 "rng": {
