@@ -33,7 +33,9 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
     if config.threads:
         torch.set_num_threads(config.threads)
     set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
+    # Accelerate sees the processes of `torchrun` on a machine without accelerator only if told to use the CPU.
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision, step_scheduler_with_optimizer=False)
     run = RunFolder(config.run_dir)
     task = config.build_task()
     model = task.build_model()
