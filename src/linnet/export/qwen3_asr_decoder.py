@@ -49,7 +49,8 @@ from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 PRECISIONS = ("fp32", "int8", "int8_blocks", "int4")
 TABLE = "model.embed_tokens.weight"
 TABLE_BLOCK = 32
-WEIGHT_BLOCK = 32
+WEIGHT_BLOCK = {8: 32, 4: 64}
+"""At 4 bits, 64 decodes 10 % faster than 32 and as fast as 128, which rounds a sixth more coarsely."""
 INT8_CODES = 127  # a token's largest activation becomes ±127 around the zero point 128
 
 
@@ -193,7 +194,7 @@ class _Decoder:
         if self.precision == "int8":
             return self.int8_product(name, x, weight)
         output, bits = f"{name}.product", 4 if self.precision == "int4" else 8
-        self.blocks(name, x, quantize_blocks(weight, bits=bits, block=WEIGHT_BLOCK), weight.shape[1], output)
+        self.blocks(name, x, quantize_blocks(weight, bits=bits, block=WEIGHT_BLOCK[bits]), weight.shape[1], output)
         return output
 
     def int8_product(self, name: str, x: str, weight: FloatArray) -> str:

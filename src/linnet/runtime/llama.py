@@ -43,8 +43,9 @@ class LlamaDecoder:
     ) -> None:
         """Load a GGUF file by mapping it.
 
-        `threads` is the number of cores to use (None: all that this process may use); `gpu_layers` how many layers go
-        to a GPU, if the build has one (−1: all). Raises MissingExtraError without `linnet[gguf]`, BundleNotFoundError,
+        `threads` is the number of cores to use (None: all but one; its threads wait busily for each other, and with a
+        core taken away by other work, steps take three times as long on all as on all but one); `gpu_layers` how many
+        layers go to a GPU, if the build has one (−1: all). Raises MissingExtraError without `linnet[gguf]`, BundleNotFoundError,
         or BundleCorruptError if llama.cpp cannot load the file.
         """
         try:
@@ -54,7 +55,7 @@ class LlamaDecoder:
         if not path.is_file():
             raise BundleNotFoundError(f"No {path.name} in {path.parent}. Export or pull the model again.")
         self._api: Any = api
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or max(1, _usable_cores() - 1)
         self._context: Any = None
         self._model = self._load_model(path, gpu_layers)
         self._table = GgufTable(path, "token_embd.weight")
@@ -152,11 +153,12 @@ class LlamaDecoder:
         positions = -(-max(positions, self._positions * 5 // 4) // CACHE_POSITIONS) * CACHE_POSITIONS
         old, new = self._context, self._new_context(positions)
         if old is not None:
-            for row in self._slots.live_rows():
-                size = self._api.llama_state_seq_get_size(old, row)
-                state = (ctypes.c_uint8 * size)()
-                self._api.llama_state_seq_get_data(old, state, size, row)
-                self._api.llama_state_seq_set_data(new, state, size, row)
+            with _quiet():
+                for row in self._slots.live_rows():
+                    size = self._api.llama_state_seq_get_size(old, row)
+                    state = (ctypes.c_uint8 * size)()
+                    self._api.llama_state_seq_get_data(old, state, size, row)
+                    self._api.llama_state_seq_set_data(new, state, size, row)
             self._free_context(old)
         self._context, self._positions = new, positions
 
@@ -196,6 +198,12 @@ class LlamaDecoder:
         if not model:
             raise BundleCorruptError(f"llama.cpp cannot load {path}. Export or pull it again, or update linnet[gguf].")
         return model
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container or taskset may leave fewer than the machine has
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
