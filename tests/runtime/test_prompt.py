@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import jinja2
 import pytest
+from fakes import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -24,29 +24,15 @@ from linnet.runtime.prompt import (
     parse_answer,
 )
 
-QWEN = Path(os.environ.get("LINNET_SHARED", "../shared")) / "qwen3_asr"
-
 
 @lru_cache
-def byte_tokenizer(special_tokens: tuple[str, ...] = SPECIAL_TOKENS) -> Tokenizer:
-    """Byte-level BPE without merges: 256 bytes, then the special tokens. Of them `<asr_text>` is not `special`."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(t, special=t != TEXT_MARKER, normalized=False) for t in special_tokens])
-    return tokenizer
-
-
-def qwen_tokenizer() -> Tokenizer:
+def qwen_tokenizer(folder: Path) -> Tokenizer:
     """The official vocabulary with the added tokens of tokenizer_config.json."""
-    if not QWEN.is_dir():
-        pytest.skip(f"no official configuration files at {QWEN}")
-    vocab, merges = QWEN / "tokenizer/vocab.json", QWEN / "tokenizer/merges.txt"
+    vocab, merges = folder / "tokenizer/vocab.json", folder / "tokenizer/merges.txt"
     tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    config = json.loads((QWEN / "Qwen3-ASR-0.6B/tokenizer_config.json").read_text())
+    config = json.loads((folder / "Qwen3-ASR-0.6B/tokenizer_config.json").read_text())
     added = sorted((int(i), entry) for i, entry in config["added_tokens_decoder"].items())
     for expected_id, entry in added:
         tokenizer.add_tokens([AddedToken(entry["content"], special=entry["special"], normalized=False)])
@@ -56,9 +42,10 @@ def qwen_tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("context", ["", "hot words: Linnet, 红雀", "\n  two\nlines "])
 @pytest.mark.parametrize("language", [None, "English", "zh"])
-def test_prompt_equals_the_official_chat_template(context: str, language: str | None) -> None:
-    tokenizer = qwen_tokenizer()
-    template = json.loads((QWEN / "Qwen3-ASR-0.6B/chat_template.json").read_text())["chat_template"]
+def test_prompt_equals_the_official_chat_template(shared: Path, context: str, language: str | None) -> None:
+    folder = shared / "qwen3_asr"
+    tokenizer = qwen_tokenizer(folder)
+    template = json.loads((folder / "Qwen3-ASR-0.6B/chat_template.json").read_text())["chat_template"]
     messages = [
         {"role": "system", "content": context},
         {"role": "user", "content": [{"type": "audio", "audio": ""}]},

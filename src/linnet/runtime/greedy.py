@@ -54,17 +54,20 @@ class LoopGuard:
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
-        self._same = [0] * (MAX_PERIOD + 1)  # per period p: how many of the last tokens equal the one p before
+        self._same: dict[int, int] = {}  # period p → how many of the last tokens equal the one p before; 0 left out
 
     def push(self, token: int) -> int:
         """Number of tokens at the end that only repeat what stands before them, once that is a loop; else 0."""
-        tokens, same = self._tokens, self._same
-        tokens.append(token)
-        for period in range(1, min(MAX_PERIOD, len(tokens) - 1) + 1):
-            same[period] = same[period] + 1 if tokens[-1 - period] == token else 0
-            repeated = same[period] + period
-            if repeated >= max(MIN_REPEATED_TOKENS, MIN_REPEATS * period):
-                return same[period]
+        before = self._tokens[: -MAX_PERIOD - 1 : -1]
+        self._tokens.append(token)
+        self._same = {period: self._same.get(period, 0) + 1 for period, old in enumerate(before, 1) if old == token}
+        return self.repeated(MIN_REPEATED_TOKENS)
+
+    def repeated(self, min_tokens: int) -> int:
+        """As `push` returns it, for loops that fill at least `min_tokens`."""
+        for period, same in self._same.items():
+            if same + period >= max(min_tokens, MIN_REPEATS * period):
+                return same
         return 0
 
 
@@ -126,10 +129,13 @@ class _Sequence(Generic[Key]):
         if int(token[0]) in ends:
             return self._answer("end")
         self.tokens.append(int(token[0]))
-        if repeated := self.guard.push(self.tokens[-1]):
+        repeated, full = self.guard.push(self.tokens[-1]), len(self.tokens) >= self.request.max_tokens
+        if full and not repeated:  # an answer too long for its audio that ends in a repetition was on its way to a loop
+            repeated = self.guard.repeated(0)
+        if repeated:
             del self.tokens[-repeated:], self.log_probs[-repeated:]
             return self._answer("loop")
-        return self._answer("cap") if len(self.tokens) >= self.request.max_tokens else None
+        return self._answer("cap") if full else None
 
     def _answer(self, stopped: Literal["end", "loop", "cap"]) -> Hypothesis:
         return Hypothesis(tuple(self.tokens), tuple(self.log_probs), stopped)

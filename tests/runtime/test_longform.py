@@ -1,0 +1,146 @@
+"""Cuts: every sample of speech in exactly one, none too long, made where it is quiet, in bounded memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from fakes import loudness_detector
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet.runtime.longform import Cut, plan_cuts, quietest_point
+from linnet.runtime.vad import FRAME, PAD_FRAMES
+
+FloatArray = npt.NDArray[np.float32]
+RATE = 16_000
+PAD = PAD_FRAMES * FRAME
+
+
+def recording(frames: list[tuple[bool, int]]) -> FloatArray:
+    """Noise of two loudnesses: speech (True) and quiet, for so many frames each."""
+    rng = np.random.default_rng(0)
+    parts = [rng.uniform(-1, 1, count * FRAME) * (0.5 if loud else 0.001) for loud, count in frames]
+    return np.concatenate([*parts, np.zeros(0)]).astype(np.float32)
+
+
+def blocks(samples: FloatArray, sizes: list[int]) -> Iterator[FloatArray]:
+    start = 0
+    for size in sizes:
+        yield samples[start : start + size]
+        start += size
+    yield samples[start:]
+
+
+FRAMES = st.lists(st.tuples(st.booleans(), st.integers(2, 90)), max_size=12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(FRAMES, st.integers(0, FRAME - 1), st.lists(st.integers(0, 30_000), max_size=6))
+def test_speech_is_in_exactly_one_cut(frames: list[tuple[bool, int]], extra: int, sizes: list[int]) -> None:
+    samples = np.concatenate([recording(frames), np.zeros(extra, np.float32)])
+    cuts = list(plan_cuts(blocks(samples, sizes), loudness_detector, max_cut_s=2.0, max_pause_s=0.5))
+    times_covered = np.zeros(len(samples), int)
+    for cut in cuts:
+        assert 0 < len(cut.samples) <= 2 * RATE
+        assert cut.start <= cut.speech_start < cut.speech_end <= cut.end
+        np.testing.assert_array_equal(cut.samples, samples[cut.start : cut.end])
+        times_covered[cut.start : cut.end] += 1
+    assert times_covered.max(initial=0) <= 1
+    assert all(a.end <= b.start for a, b in pairwise(cuts))
+    speech = np.repeat([loud for loud, count in frames for _ in range(count)], FRAME).astype(bool)
+    assert times_covered[: len(speech)][speech].all()
+    # What is far from all speech is in no cut: farther than the padding, and than half a pause that may stay inside.
+    reach = PAD_FRAMES + round(0.25 * RATE / FRAME)
+    loud_frames = speech.reshape(-1, FRAME).any(axis=1)
+    near = np.convolve(loud_frames, np.ones(2 * reach + 1))[reach : reach + len(loud_frames)] > 0 if frames else []
+    assert not times_covered[: len(speech)].reshape(-1, FRAME)[~np.asarray(near, bool)].any()
+
+
+def test_how_the_stream_is_cut_into_blocks_does_not_matter() -> None:
+    samples = recording([(False, 20), (True, 70), (False, 25), (True, 300), (False, 90), (True, 10)])
+    plans = [
+        [(cut.start, cut.end, cut.speech_start, cut.speech_end) for cut in plan_cuts(parts, loudness_detector)]
+        for parts in ([samples], np.array_split(samples, 97))
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0]
+
+
+def test_a_long_stretch_is_cut_at_its_quietest_moment() -> None:
+    samples = recording([(True, 40 * RATE // FRAME)])
+    dip = 25 * RATE
+    samples[dip : dip + RATE // 5] *= 0.1  # still speech to the detector
+    first, second = plan_cuts([samples], loudness_detector)
+    assert dip <= first.end <= dip + RATE // 5
+    assert second.start == first.end
+    assert second.end == len(samples)
+
+
+def test_a_pause_at_the_ceiling_is_left_out() -> None:
+    pause = 25  # 0.8 s: short enough to stay inside a cut, long enough to end a region
+    samples = recording([(True, 700), (False, pause), (True, 500)])
+    first, second = plan_cuts([samples], loudness_detector)
+    assert first.speech_end == 700 * FRAME
+    assert second.speech_start == (700 + pause) * FRAME
+    assert second.start - first.end == pause * FRAME - 2 * PAD
+
+
+def test_short_pauses_stay_and_long_pauses_end_a_cut() -> None:
+    samples = recording([(True, 50), (False, 30), (True, 50), (False, 100), (True, 50)])
+    first, second = plan_cuts([samples], loudness_detector)
+    assert (first.speech_start, first.speech_end) == (0, 130 * FRAME)
+    assert (second.speech_start, second.speech_end) == (230 * FRAME, 280 * FRAME)
+
+
+def test_an_empty_stream_and_silence_give_no_cut() -> None:
+    assert list(plan_cuts([], loudness_detector)) == []
+    assert list(plan_cuts([np.zeros(100, np.float32), np.zeros(RATE, np.float32)], loudness_detector)) == []
+
+
+def test_a_cut_comes_before_the_stream_ends() -> None:
+    def stream() -> Iterator[FloatArray]:
+        yield recording([(True, 100)])
+        yield recording([(False, 200)])
+        raise AssertionError("the first cut was settled already")
+
+    cut = next(plan_cuts(stream(), loudness_detector))
+    assert cut.speech_end == 100 * FRAME
+
+
+def test_memory_stays_flat_over_an_hour() -> None:
+    block = recording([(True, 500), (False, 437)])  # 30 s
+
+    def peak_bytes(minutes: int) -> int:
+        tracemalloc.start()
+        for _ in plan_cuts((block.copy() for _ in range(2 * minutes)), loudness_detector):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    # A block of 30 s is 1.9 MB; buffer, block and temporaries are a handful of them, an hour is 230 MB.
+    assert peak_bytes(60) < 12e6
+
+
+@given(st.integers(2, 20_000), st.integers(0, 2**32 - 1))
+def test_halves_of_a_cut_are_the_whole(size: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+    cut = Cut(samples, 1000, 1000 + size // 3, 1000 + size)
+    left, right = cut.split()
+    assert (left.start, right.end) == (cut.start, cut.end)
+    assert left.end == right.start
+    np.testing.assert_array_equal(np.concatenate([left.samples, right.samples]), samples)
+    assert size // 4 <= len(left.samples) <= size - size // 4
+    for half in (left, right):
+        assert half.start <= half.speech_start <= half.speech_end <= half.end
+
+
+def test_the_quietest_point_is_found() -> None:
+    samples = np.ones(RATE, np.float32)
+    samples[6000:9000] = 0.1
+    assert 6000 < quietest_point(samples, 2000, 14_000) < 9000
+    assert quietest_point(samples, 100, 200) == 150  # too short to look inside
