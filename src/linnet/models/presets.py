@@ -10,7 +10,7 @@ from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
     shape=NANO_SHAPE,
-    steps=7_500,
+    steps=6_500,
     warmup_steps=400,
     learning_rate=1.5e-3,
     average_weights=0.999,

@@ -60,6 +60,16 @@ class Batch:
     labels: Tensor
     transcripts: list[Tensor]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            mels=self.mels.to(device),
+            frames=self.frames,
+            tokens=self.tokens.to(device),
+            labels=self.labels.to(device),
+            transcripts=[transcript.to(device) for transcript in self.transcripts],
+        )
+
     def clips(self) -> list[Tensor]:
         """One [n_mels, F] per clip."""
         return list(self.mels.split(self.frames, dim=1))
@@ -130,7 +140,7 @@ class Qwen3ASRTask:
         if self._weights is not None:
             asr.load_state_dict(self._weights)
         else:
-            asr.apply(_initialise)
+            initialise(asr)
         asr.audio_tower.gradient_checkpointing = asr.model.gradient_checkpointing = self.config.gradient_checkpointing
         return TrainableQwen3ASR(asr, label_smoothing=self.config.label_smoothing)
 
@@ -229,7 +239,9 @@ class Qwen3ASRTask:
         """Texts of log-mel clips by greedy decoding, at most 8 tokens per second and ten more."""
         prompts = [build_prompt(self.tokenizer, self.shape.audio_tokens(mel.shape[1])).ids for mel in mels]
         cap = int(max(mel.shape[1] for mel in mels) / 100 * 8) + 10
-        answers = asr.generate([torch.from_numpy(mel) for mel in mels], prompts, max_new_tokens=cap)
+        device = next(asr.parameters()).device
+        clips = [torch.from_numpy(mel).to(device) for mel in mels]
+        answers = asr.generate(clips, prompts, max_new_tokens=cap)
         return [parse_answer(self.tokenizer.decode(answer, skip_special_tokens=False)).text for answer in answers]
 
     def save_assets(self, folder: Path) -> None:
@@ -278,10 +290,21 @@ def shape_for(tokenizer: Tokenizer, shape: Qwen3ASRConfig) -> Qwen3ASRConfig:
     )
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
+def initialise(asr: Qwen3ASR) -> None:
+    """Fresh weights for training from scratch.
+
+    Convolutions keep the variance (He et al. 2015) and `conv_out` raises it: with torch's defaults the sound entered
+    the transformer at a twentieth of the strength of the positions, and nothing was learned from it.
+    """
+    for module in asr.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+    nn.init.xavier_uniform_(asr.audio_tower.conv_out.weight, gain=3.0)
