@@ -52,6 +52,10 @@ class WeightAverage:
         self.decay, self.updates = decay, 0
         self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
+    def to(self, device: torch.device) -> None:
+        """Follow the model to its device."""
+        self.weights = {name: weight.to(device) for name, weight in self.weights.items()}
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step towards the current weights."""

@@ -87,7 +87,8 @@ class RunFolder:
                     f"{self.path} has no checkpoint '{name}'. Train first, or name another run folder."
                 )
             folder = replaced
-        return load_file(folder / "model.safetensors"), torch.load(folder / "state.pt", weights_only=True)
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        return load_file(folder / "model.safetensors"), state
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration of the run."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 
 from linnet.errors import TrainingError
@@ -53,6 +53,8 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
         if accelerator.is_main_process:
             run.trim_log(state["step"])
     model, optimizer = accelerator.prepare(model, optimizer)
+    if average:
+        average.to(accelerator.device)
     loop = _Loop(config, task, model, optimizer, average, accelerator, run, state)
     with progress_bar(config.steps, state["step"], quiet=quiet or not accelerator.is_main_process) as show:
         while loop.step < config.steps:
@@ -93,6 +95,7 @@ class _Loop:
         self.micro_step += 1
         update = self.micro_step % self.config.accumulation_steps == 0
         self.model.train()
+        batch = send_to_device(batch, self.accelerator.device)
         with self.accelerator.autocast():
             output = self.task.step(self.model, batch, self.step)
         loss = float(output.loss.detach())
