@@ -45,8 +45,8 @@ class LlamaDecoder:
 
         `threads` is the number of cores to use (None: all but one; its threads wait busily for each other, and with a
         core taken away by other work, steps take three times as long on all as on all but one); `gpu_layers` how many
-        layers go to a GPU, if the build has one (−1: all). Raises MissingExtraError without `linnet[gguf]`, BundleNotFoundError,
-        or BundleCorruptError if llama.cpp cannot load the file.
+        layers go to a GPU, if the build has one (−1: all). Raises MissingExtraError without `linnet[gguf]`,
+        BundleNotFoundError, or BundleCorruptError if llama.cpp cannot load the file.
         """
         try:
             from llama_cpp import llama_cpp as api

@@ -46,7 +46,8 @@ class OnnxDecoder:
         """Load `path` and, by mapping, its `.data` file.
 
         `threads` is the number of cores to use (None: all physical ones); `spinning` lets idle threads wait busily:
-        a little faster on a quiet machine, but with other work on it a step took 1.5 times as long. Raises BundleNotFoundError or BundleCorruptError.
+        a little faster on a quiet machine, but with other work on it a step took 1.5 times as long.
+        Raises BundleNotFoundError or BundleCorruptError.
         """
         self._session = _open_session(path, threads, spinning)
         layout = _read_layout(path, self._session)
