@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_origin, get_type_hints
 
 import linnet
 from linnet.errors import ConfigError, LinnetError, MissingExtraError
@@ -77,7 +77,23 @@ def _run(verb: str, arguments: list[str]) -> int:
         return train(arguments)
     import tyro
 
+    _name_positionals(VERBS[verb])
     return tyro.cli(VERBS[verb], prog=f"linnet {verb}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _name_positionals(function: Callable[..., int]) -> None:
+    """Have the help call positional arguments by their names; tyro would call them STR and PATH."""
+    import inspect
+
+    import tyro
+
+    hints = get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            hint, name = hints[parameter.name], parameter.name.upper()
+            metavar = f"{name} [{name} ...]" if get_origin(hint) is tuple else name
+            hints[parameter.name] = Annotated[hint, tyro.conf.arg(metavar=metavar)]
+    function.__annotations__.update(hints)
 
 
 def transcribe(

@@ -1,0 +1,53 @@
+"""Verbs and options, frozen: scripts depend on them. A change here needs a line in CHANGELOG."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from linnet import cli
+
+SURFACE = {
+    "transcribe": (
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --json --quiet"
+    ),
+    "evaluate": (
+        "MODEL MANIFEST --noise --snr-db --json --predictions --language --corpora --limit --decoder --threads --seed "
+        "--quiet"
+    ),
+    "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
+    "train": "",  # the options are the fields of the preset's dataclass
+    "export": "SOURCE OUT --encoder --decoder --name --checkpoint",
+    "info": "PATH --json",
+    "doctor": "--json",
+}
+
+
+def surface(verb: str) -> str:
+    names = []
+    for parameter in inspect.signature(cli.VERBS[verb]).parameters.values():
+        option = "--" + parameter.name.replace("_", "-")
+        names.append(parameter.name.upper() if parameter.kind is parameter.POSITIONAL_ONLY else option)
+    return " ".join(names)
+
+
+def test_the_verbs_are_these() -> None:
+    assert list(cli.VERBS) == list(SURFACE)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in SURFACE if verb != "train"])
+def test_options_are_these_and_help_explains_each(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert surface(verb) == SURFACE[verb]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    shown = re.findall(r"^│ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name in SURFACE[verb].split() if name.startswith("--")] == shown
+
+
+def test_the_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert re.findall(r"^  ([a-z]+)  ", capsys.readouterr().out, re.MULTILINE) == list(SURFACE)
