@@ -122,9 +122,12 @@ def test_evaluating_a_run_folder_exports_its_checkpoint_at_full_precision(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(
-        cli, "_export_run", lambda run, out, **options: asked.append((run, options)) or make_bundle(out)
-    )
+
+    def export_run(run: Path, out: Path, **options: Any) -> Bundle:
+        asked.append((run, options))
+        return make_bundle(out)
+
+    monkeypatch.setattr(cli, "_export_run", export_run)
     with cli._as_bundle(str(run_folder)) as bundle:
         assert (Path(bundle) / "bundle.json").is_file()
     assert not Path(bundle).exists()
