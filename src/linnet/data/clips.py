@@ -81,4 +81,6 @@ def _decode(utterances: Sequence[Utterance], base: Path, progress: Callable[[int
     os.replace(partial, base.with_suffix(".i16"))
     if unreadable:
         base.with_suffix(".unreadable.txt").write_text("\n".join(unreadable) + "\n")
-    base.with_suffix(".json").write_text(json.dumps({"kept": kept, "offsets": offsets}))
+    # Last and at once: another process that finds the index takes it as complete.
+    partial.write_text(json.dumps({"kept": kept, "offsets": offsets}))
+    os.replace(partial, base.with_suffix(".json"))
