@@ -213,7 +213,7 @@ class TextDecoder(nn.Module):
     """Qwen3 decoder over embeddings, causal, with plain rotary positions.
 
     The official model uses interleaved three-stream rotary positions (MRoPE); for text and audio all three streams are
-    equal, and the result is plain RoPE (`tests/models/test_qwen3_asr.py` proves it on a long prompt).
+    equal, and the result is plain RoPE (`tests/models/test_qwen3_asr_model.py` proves it on a long prompt).
     """
 
     def __init__(self, config: Qwen3ASRConfig, *, drop_path: float = 0.0) -> None:
