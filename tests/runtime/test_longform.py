@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.runtime.longform import Cut, plan_cuts, quietest_point
-from linnet.runtime.vad import FRAME, PAD_FRAMES
+from linnet.runtime.silero import FRAME
+from linnet.runtime.vad import PAD_FRAMES
 
 FloatArray = npt.NDArray[np.float32]
 RATE = 16_000

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.audio import read_audio
-from linnet.runtime.vad import ENTER, FRAME, HANGOVER_FRAMES, LEAVE, MIN_FRAMES, SURE, Region, RegionTracker
+from linnet.runtime.silero import FRAME
+from linnet.runtime.vad import ENTER, HANGOVER_FRAMES, LEAVE, MIN_FRAMES, SURE, Region, RegionTracker
 from linnet.runtime.vad import SpeechDetector as Detector
 
 FloatArray = npt.NDArray[np.float32]
@@ -107,7 +108,7 @@ def test_calls_continue_each_other_and_reset_forgets(clip: Path, detector: Detec
     whole = detector(frames)
     detector.reset()
     pieces = [probability for start in range(0, len(frames), 7) for probability in detector(frames[start : start + 7])]
-    assert pieces == whole
+    np.testing.assert_allclose(pieces, whole, atol=1e-4)  # matrix products of other sizes round differently
     assert len(whole) == len(frames)
 
 

