@@ -41,9 +41,10 @@ def export_run(
     }
     with tempfile.TemporaryDirectory(prefix="linnet-export-") as work:
         asr = {key.removeprefix("asr."): value for key, value in weights.items() if key.startswith("asr.")}
+        shape = read_shape(run)
         languages = json.loads((run / "shape.json").read_text()).get("support_languages", [])
         tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
-        save_checkpoint(Path(work), asr, read_shape(run), tokenizer, languages=languages)
+        save_checkpoint(Path(work), asr, shape, tokenizer, languages=languages)
         return convert(
             work,
             out,

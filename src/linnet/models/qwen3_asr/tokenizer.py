@@ -6,13 +6,9 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from linnet.export.tokenizer import SPLIT
 from linnet.runtime.prompt import SPECIAL_TOKENS, TEXT_MARKER
 from linnet.text import LANGUAGES
-
-# Qwen2's pre-tokeniser: contractions, words with their leading space, single digits, punctuation, line breaks.
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, languages: Iterable[str] = ("en", "zh")) -> Tokenizer:
@@ -24,7 +20,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, languages: Iterabl
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -38,6 +34,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, languages: Iterabl
     prompt = [f"system\nuser\nassistant\n{names} language None"]
     corpus = [f" {text}" for text in texts]  # words start with a space everywhere, also after the text marker
     tokenizer.train_from_iterator(corpus + prompt * max(1000, len(corpus)), trainer)
-    # The text marker is part of the answer and must decode; the rest are control tokens.
-    tokenizer.add_special_tokens([AddedToken(token, special=token != TEXT_MARKER) for token in SPECIAL_TOKENS])
+    # The text marker, last of them, is part of the answer and must decode; the rest are control tokens.
+    control = [token for token in SPECIAL_TOKENS if token != TEXT_MARKER]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in control])
+    tokenizer.add_tokens([AddedToken(TEXT_MARKER, special=False, normalized=False)])
     return tokenizer
