@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.data.augment import NO_AUGMENT, AugmentConfig, augment_mel, augment_samples, warp_mel
@@ -44,6 +44,7 @@ def test_the_input_is_left_alone(options: dict[str, tuple[float, float]]) -> Non
     assert np.array_equal(mel, before)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 400), st.floats(0.5, 2.0), st.floats(0.8, 1.2))
 def test_warping_changes_the_length_by_one_over_speed(frames: int, speed: float, vocal_tract: float) -> None:
     mel = picture(frames, bands=20)
@@ -84,6 +85,7 @@ def test_gain_is_what_a_louder_recording_gives() -> None:
     np.testing.assert_allclose(augment_mel(log_mel(samples), config, rng), louder, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 300), st.integers(0, 2**31))
 def test_masks_are_bounded_and_filled_with_the_mean(frames: int, seed: int) -> None:
     config = replace(NO_AUGMENT, freq_masks=1, freq_mask_bands=24, time_masks=1, time_mask_ratio=0.1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
@@ -21,6 +21,7 @@ LENGTHS = st.lists(st.floats(0.1, 30), min_size=1, max_size=60)
 SEEDS = st.integers(0, 2**31)
 
 
+@settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.floats(1, 100), SEEDS, st.integers(0, 50), st.booleans())
 def test_every_key_is_drawn_once_per_epoch(
     lengths: list[float], most: float, seed: int, epoch: int, shuffle: bool
@@ -31,6 +32,7 @@ def test_every_key_is_drawn_once_per_epoch(
     assert all(batches)
 
 
+@settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.floats(1, 100), SEEDS)
 def test_padded_length_stays_below_the_bound(lengths: list[float], most: float, seed: int) -> None:
     for batch in BucketBatchSampler(lengths, max_batch_s=most, seed=seed).batches(0):
@@ -38,6 +40,7 @@ def test_padded_length_stays_below_the_bound(lengths: list[float], most: float, 
         assert len(batch) == 1 or longest * len(batch) <= most  # a clip longer than the bound goes alone
 
 
+@settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.floats(1, 100), SEEDS, st.integers(1, 7))
 def test_ranks_draw_disjoint_batches_and_equally_many(
     lengths: list[float], most: float, seed: int, world_size: int
@@ -59,6 +62,7 @@ def test_ranks_draw_disjoint_batches_and_equally_many(
     assert in_turn == whole
 
 
+@settings(deadline=None, max_examples=60)
 @given(LENGTHS, st.floats(1, 100), SEEDS, st.data())
 def test_resuming_leaves_out_what_was_seen(lengths: list[float], most: float, seed: int, data: Any) -> None:
     whole = BucketBatchSampler(lengths, max_batch_s=most, seed=seed)
