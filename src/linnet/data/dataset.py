@@ -38,7 +38,7 @@ class Part:
 
 
 class SpeechDataset(Dataset[Example]):
-    """Log-mel and text of (epoch, index) keys; `augment=None` gives the clips as they are."""
+    """Log-mel and text of (epoch, index) keys; `augment=None` gives the clips as they are, as do `clean_epochs`."""
 
     def __init__(
         self,
@@ -49,11 +49,13 @@ class SpeechDataset(Dataset[Example]):
         features: FeatureSpec,
         augment: AugmentConfig | None,
         seed: int,
+        clean_epochs: int = 0,
         gap_s: tuple[float, float] = (0.02, 0.25),
         min_duration_s: float = 0.5,
     ) -> None:
         self.utterances, self.clips, self.parts = utterances, clips, parts
         self.features, self.augment, self.seed = features, augment, seed
+        self.clean_epochs = clean_epochs
         self.gap_s, self.min_duration_s = gap_s, min_duration_s
 
     def __len__(self) -> int:
@@ -63,11 +65,12 @@ class SpeechDataset(Dataset[Example]):
         epoch, index = key
         part, rng = self.parts[index], np.random.default_rng([self.seed, epoch, index])
         samples = self._samples(part, rng)
-        if self.augment:
-            samples = augment_samples(samples, self.augment, rng, rate_hz=SAMPLE_RATE_HZ, pick_speech=self._pick_speech)
+        augment = self.augment if epoch >= self.clean_epochs else None
+        if augment:
+            samples = augment_samples(samples, augment, rng, rate_hz=SAMPLE_RATE_HZ, pick_speech=self._pick_speech)
         mel = log_mel(samples, self.features)
-        if self.augment:
-            mel = augment_mel(mel, self.augment, rng)
+        if augment:
+            mel = augment_mel(mel, augment, rng)
         first = self.utterances[part.clips[0]]
         between = "" if first.language == "zh" else " "
         text = between.join(self.utterances[clip].text or "" for clip in part.clips)

@@ -10,12 +10,14 @@ from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
     shape=NANO_SHAPE,
-    steps=6_500,
-    warmup_steps=400,
+    steps=7_000,
+    warmup_steps=200,
     learning_rate=1.5e-3,
     average_weights=0.999,
-    batch_audio_s=80.0,
+    batch_audio_s=45.0,
     ctc_weight=0.4,
+    encoder_warmup_steps=1_000,
+    clean_epochs=1,
     drop_path=0.05,
     augment=AugmentConfig(
         noise_probability=0.25,

@@ -90,7 +90,8 @@ class Qwen3ASRConfig:
                 encoder_ffn_dim=audio["encoder_ffn_dim"],
                 output_dim=audio["output_dim"],
                 chunk_frames=2 * audio["n_window"],
-                window_tokens=cls.chunk_tokens(2 * audio["n_window"]) * (audio["n_window_infer"] // (2 * audio["n_window"])),
+                window_tokens=cls.chunk_tokens(2 * audio["n_window"])
+                * (audio["n_window_infer"] // (2 * audio["n_window"])),
                 vocab_size=text["vocab_size"],
                 hidden_size=text["hidden_size"],
                 decoder_layers=text["num_hidden_layers"],

@@ -69,6 +69,13 @@ class Qwen3ASRTrainConfig(TrainConfig):
     ctc_weight: float = 0.3
     """Share of the auxiliary CTC loss on the encoder; it teaches alignment long before the decoder can."""
 
+    encoder_warmup_steps: int = 0
+    """Updates in which the encoder learns from CTC alone. From scratch, the decoder first learns a language model that
+    ignores the sound, and its gradient holds the encoder back (docs/log.md)."""
+
+    clean_epochs: int = 0
+    """Epochs at the start without augmentation: alignment is learned sooner from clean speech."""
+
     drop_path: float = 0.1
     """Stochastic depth: share of residual branches left out per clip."""
 

@@ -84,10 +84,10 @@ class TrainableQwen3ASR(nn.Module):
         self.label_smoothing = label_smoothing
         self.ctc_head = nn.Linear(asr.config.d_model, CTC_STEPS * CTC_CLASSES)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, int, int]:
+    def forward(self, batch: Batch, *, ctc_alone: bool = False) -> tuple[Tensor, Tensor, int, int]:
         """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips left out of CTC."""
         hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
-        audio = self.asr.audio_tower.project(hidden)
+        audio = self.asr.audio_tower.project(hidden.detach() if ctc_alone else hidden)
         states = self.asr.model(self.asr.embed(batch.tokens, [audio]))
         wanted = batch.labels != IGNORED
         logits, labels = self.asr.logits(states[wanted]), batch.labels[wanted]
@@ -174,7 +174,13 @@ class Qwen3ASRTask:
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
         )
         dataset = SpeechDataset(
-            utterances, clips, parts, features=WHISPER_128, augment=config.augment, seed=config.seed
+            utterances,
+            clips,
+            parts,
+            features=WHISPER_128,
+            augment=config.augment,
+            seed=config.seed,
+            clean_epochs=config.clean_epochs,
         )
         return Loader(dataset, sampler, collate=self.collate, workers=config.workers)
 
@@ -200,7 +206,7 @@ class Qwen3ASRTask:
 
     def step(self, model: nn.Module, batch: Batch, step: int) -> StepOutput:
         """(1 − w) · cross-entropy + w · CTC."""
-        cross_entropy, ctc, right, skipped = model(batch)
+        cross_entropy, ctc, right, skipped = model(batch, ctc_alone=step < self.config.encoder_warmup_steps)
         weight = self.config.ctc_weight
         logs = {
             "ce": float(cross_entropy.detach()),
