@@ -12,6 +12,12 @@ import shutil
 import tempfile
 from typing import BinaryIO
 
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64",
+    ".m4a", ".m4b", ".mp4", ".mov", ".webm", ".mkv", ".mka", ".avi", ".aac", ".ac3", ".amr", ".wma", ".3gp",
+})  # fmt: skip
+"""What is picked up in folders and by globs; a file that is named is tried whatever its ending."""
+
 SPOOL_BYTES = 64 << 20  # copies of streams up to this size stay in memory, larger ones go to a temporary file
 _TAIL_BYTES = 1 << 17  # an Ogg page has at most 65,307 bytes, so the last two are in here
 _STREAMED_BYTES = 0x7FFF0000  # a pipe cannot go back to write the size; encoders leave 2 or 4 GiB as a placeholder

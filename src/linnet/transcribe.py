@@ -21,17 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from linnet.containers import AUDIO_SUFFIXES
 from linnet.errors import AudioNotFoundError, ConfigError, LanguageError, LinnetError
 from linnet.progress import task_bar
 from linnet.results import Transcription
 from linnet.runtime.base import Recognizer
 from linnet.writers import FORMATS, render
 
-AUDIO_SUFFIXES = frozenset({
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64",
-    ".m4a", ".m4b", ".mp4", ".mov", ".webm", ".mkv", ".mka", ".avi", ".aac", ".ac3", ".amr", ".wma", ".3gp",
-})  # fmt: skip
-"""What is picked up in folders and by globs; a file that is named is tried whatever its ending."""
 STDIN = "-"
 
 

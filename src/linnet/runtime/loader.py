@@ -58,7 +58,7 @@ def resolve(name_or_path: str | Path) -> Path:
     state = "is a folder without bundle.json" if path.is_dir() else "is neither a folder nor a model that is here"
     raise BundleNotFoundError(
         f"No model {name!r}: it {state}. Accepted: a bundle folder (as `linnet export` writes it) or one of: "
-        f"{', '.join(names) or 'none yet'}. Fetch others with: linnet pull"
+        f"{', '.join(names) or 'none yet'}. Make one of a Qwen3-ASR checkpoint with: linnet export"
     )
 
 

@@ -59,7 +59,7 @@ class Qwen3ASRConfig:
 
     @staticmethod
     def chunk_tokens(frames: int) -> int:
-        """Tokens that three stride-2, pad-1, 3×3 convolutions leave of `frames` mel frames: ceil(ceil(ceil(n/2)/2)/2)."""
+        """Tokens left of `frames` mel frames by three stride-2, pad-1, 3×3 convolutions: ceil(ceil(ceil(n/2)/2)/2)."""
         for _ in range(3):
             frames = (frames + 1) // 2
         return frames
@@ -108,6 +108,6 @@ class Qwen3ASRConfig:
             )
         except KeyError as missing:
             raise CheckpointError(
-                f"config.json lacks {missing}; accepted: the official Qwen3-ASR layout with thinker_config.audio_config "
-                "and text_config. Download the checkpoint again."
+                f"config.json lacks {missing}; accepted: the official Qwen3-ASR layout with audio_config and text_config "
+                "in thinker_config. Download the checkpoint again."
             ) from missing

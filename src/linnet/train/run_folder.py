@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import linnet
+from linnet.environment import provenance
 from linnet.errors import CheckpointError, ConfigError
 from linnet.train.config import TrainConfig
 
@@ -111,16 +109,8 @@ def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware, for provenance of every number."""
-    return {
-        "commit": _commit(),
-        "linnet": linnet.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {**provenance(), "torch": torch.__version__, "cuda": cuda}
 
 
 def to_json(value: Any) -> Any:
@@ -138,21 +128,3 @@ def to_json(value: Any) -> Any:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _commit() -> str | None:
-    where = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=where, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -15,14 +15,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from linnet.containers import AUDIO_SUFFIXES
 from linnet.data.corpora.recording import Recording, read_text
 from linnet.errors import ManifestError
 
 LAYOUT = "audio files, with optional .txt or .lab files of the same name, or transcripts.tsv / .csv"
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64"),
-    *(".m4a", ".mp4", ".webm", ".mka", ".aac", ".amr", ".wma", ".3gp"),  # with the [media] extra
-)
 _TABLES = ("transcripts.tsv", "transcripts.csv")
 _PATH_COLUMNS = ("path", "file", "filename", "audio", "audio_filepath", "id")
 _TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")

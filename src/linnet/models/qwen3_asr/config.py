@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from linnet.data.augment import AugmentConfig
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from linnet.bundle import Bundle
     from linnet.train.task import Task
 
 # Positions restart with every chunk. The published models use chunks of 1 s inside attention windows of 8 s, so that
@@ -88,9 +87,3 @@ class Qwen3ASRTrainConfig(TrainConfig):
         from linnet.models.qwen3_asr.task import Qwen3ASRTask
 
         return Qwen3ASRTask(self)
-
-    def export(self, run: Path, out: Path, **options: Any) -> Bundle:
-        """Run folder → bundle folder (see `models/qwen3_asr/export.py`)."""
-        from linnet.models.qwen3_asr.export import export_run
-
-        return export_run(run, out, **options)
