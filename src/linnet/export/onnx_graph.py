@@ -6,7 +6,7 @@ are small in all gets them inside, as one file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,8 +25,10 @@ INLINE_BYTES = 64 << 20
 class GraphWriter:
     """Collects one graph; `save` finishes it. Leaving the `with` block without `save` removes what was written."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, inline_bytes: int | None = None) -> None:
+        """Start the graph `out`; matrices of more than `inline_bytes` (INLINE_BYTES) in all stay in `<out>.data`."""
         self._out, self._data_path = out, out.with_name(out.name + ".data")
+        self._inline_bytes = INLINE_BYTES if inline_bytes is None else inline_bytes
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._data = open(self._data_path, "w+b")  # noqa: SIM115 (closed by __exit__)
@@ -76,15 +78,27 @@ class GraphWriter:
         """An int64 vector: axes, sizes, starts."""
         return self.constant("ints_" + "_".join(str(value) for value in values), np.array(values, np.int64))
 
-    def save(self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> None:
-        """Write the graph; afterwards the writer takes nothing more."""
-        inline = self._data.tell() <= INLINE_BYTES
+    def offset(self, name: str) -> int:
+        """Byte offset of a matrix in the data file; meaningful if the file stays (`inline_bytes`)."""
+        return next(int(entry.value) for entry in self._initializers[name].external_data if entry.key == "offset")
+
+    def save(
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the graph with `metadata`; afterwards the writer takes nothing more."""
+        inline = self._data.tell() <= self._inline_bytes
         if inline:
             for tensor in self._initializers.values():
                 self._take_in(tensor)
         graph = helper.make_graph(self._nodes, name, inputs, outputs, initializer=list(self._initializers.values()))
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="linnet")
+        helper.set_model_props(model, dict(metadata or {}))
         onnx.save_model(model, self._out)
         self._data.flush()
         if inline:

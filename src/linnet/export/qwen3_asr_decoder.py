@@ -61,8 +61,7 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
     """
     if precision not in PRECISIONS:
         raise ExportError(f"Decoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}.")
-    graph = _Graph(out)
-    with graph:
+    with GraphWriter(out, inline_bytes=-1) as graph:  # the runtime maps the table from the data file, however small
         table = _Decoder(graph, tensors, config, precision).write()
         layout = {
             "layers": config.decoder_layers,
@@ -74,36 +73,13 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
             "embedding": table,
         }
         metadata = {"linnet.decoder": json.dumps(layout)}
-        graph.save_with("qwen3_asr_decoder", _inputs(config), _outputs(config), metadata)
-
-
-class _Graph(GraphWriter):
-    """A graph whose matrices are always in the data file, however small: the runtime maps the table from there."""
-
-    def offset(self, name: str) -> int:
-        """Byte offset of a matrix in the data file."""
-        return next(int(entry.value) for entry in self._initializers[name].external_data if entry.key == "offset")
-
-    def save_with(
-        self,
-        name: str,
-        inputs: Sequence[onnx.ValueInfoProto],
-        outputs: Sequence[onnx.ValueInfoProto],
-        metadata: dict[str, str],
-    ) -> None:
-        """Write the graph with `metadata`; afterwards the writer takes nothing more."""
-        graph = helper.make_graph(self._nodes, name, inputs, outputs, initializer=list(self._initializers.values()))
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="linnet")
-        helper.set_model_props(model, metadata)
-        onnx.save_model(model, self._out)
-        self._saved = True
+        graph.save("qwen3_asr_decoder", _inputs(config), _outputs(config), metadata=metadata)
 
 
 class _Decoder:
     """Adds the network's nodes to a graph, layer by layer."""
 
-    def __init__(self, graph: _Graph, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
+    def __init__(self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
         self.graph, self.tensors, self.config, self.precision = graph, tensors, config, precision
 
     def write(self) -> dict[str, int]:
