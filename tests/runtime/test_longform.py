@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from fakes import loudness_detector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet.audio import read_audio
+from linnet.noise import hum
 from linnet.runtime.longform import Cut, plan_cuts, quietest_point
 from linnet.runtime.silero import FRAME
-from linnet.runtime.vad import PAD_FRAMES
+from linnet.runtime.vad import PAD_FRAMES, SpeechDetector
 
 FloatArray = npt.NDArray[np.float32]
 RATE = 16_000
@@ -22,9 +27,10 @@ PAD = PAD_FRAMES * FRAME
 
 
 def recording(frames: list[tuple[bool, int]]) -> FloatArray:
-    """Noise of two loudnesses: speech (True) and quiet, for so many frames each."""
+    """Noise for so many frames each: speech (True), whose level goes up and down, or quiet."""
     rng = np.random.default_rng(0)
-    parts = [rng.uniform(-1, 1, count * FRAME) * (0.5 if loud else 0.001) for loud, count in frames]
+    syllables = np.tile(np.repeat([0.5, 0.2], FRAME), 2000)
+    parts = [rng.uniform(-1, 1, n * FRAME) * (syllables[: n * FRAME] if loud else 0.001) for loud, n in frames]
     return np.concatenate([*parts, np.zeros(0)]).astype(np.float32)
 
 
@@ -74,7 +80,7 @@ def test_how_the_stream_is_cut_into_blocks_does_not_matter() -> None:
 def test_a_long_stretch_is_cut_at_its_quietest_moment() -> None:
     samples = recording([(True, 40 * RATE // FRAME)])
     dip = 25 * RATE
-    samples[dip : dip + RATE // 5] *= 0.1  # still speech to the detector
+    samples[dip : dip + RATE // 5] *= 0.15  # still speech to the detector
     first, second = plan_cuts([samples], loudness_detector)
     assert dip <= first.end <= dip + RATE // 5
     assert second.start == first.end
@@ -95,6 +101,32 @@ def test_short_pauses_stay_and_long_pauses_end_a_cut() -> None:
     first, second = plan_cuts([samples], loudness_detector)
     assert (first.speech_start, first.speech_end) == (0, 130 * FRAME)
     assert (second.speech_start, second.speech_end) == (230 * FRAME, 280 * FRAME)
+
+
+@pytest.mark.parametrize("start", [0, 100])
+def test_a_steady_sound_is_left_out(start: int) -> None:
+    samples = recording([(False, start), (True, 50), (False, 60)])
+    samples[start * FRAME : (start + 50) * FRAME] = 0.3 * np.sin(np.arange(50 * FRAME) * 0.05)
+    assert list(plan_cuts([samples], loudness_detector)) == []
+
+
+@pytest.mark.parametrize("frequency_hz", [50, 60, 100, 120])
+@pytest.mark.parametrize("harmonics", [1, 3, 8])
+@pytest.mark.parametrize("start_s", [0, 1.7])
+def test_mains_hum_gives_no_cut(frequency_hz: int, harmonics: int, start_s: float) -> None:
+    """With the real detector, which takes the onset of some of these for a vowel."""
+    tone = hum(5 * RATE, frequency_hz=frequency_hz, harmonics=harmonics, rng=np.random.default_rng(1))
+    samples = np.concatenate([np.zeros(round(start_s * RATE)), tone]).astype(np.float32)
+    assert list(plan_cuts([samples], SpeechDetector())) == []
+
+
+def test_single_digits_give_a_cut(shared: Path) -> None:
+    """Short, loud and even, the real clips most like a tone: at least 99 % must pass."""
+    entries = [json.loads(line) for line in (shared / "data/test.jsonl").read_text("utf-8").splitlines()]
+    clips = [shared / "data" / entry["audio_filepath"] for entry in entries if entry["corpus"] == "fsdd"]
+    assert len(clips) >= 100
+    missed = [path.name for path in clips if not list(plan_cuts([read_audio(path)], SpeechDetector()))]
+    assert len(missed) <= 0.01 * len(clips), missed
 
 
 def test_an_empty_stream_and_silence_give_no_cut() -> None:

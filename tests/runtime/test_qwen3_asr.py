@@ -31,8 +31,9 @@ def answer(text: str, language: str | None = "en") -> list[int]:
     return encode_answer(byte_tokenizer(), text, language=language)
 
 
-def tone(seconds: float, level: float = 0.5) -> FloatArray:
-    return np.full(round(seconds * RATE), level, np.float32) * np.float32(1)
+def tone(seconds: float) -> FloatArray:
+    """Loud, with a level that goes up and down as a voice's does."""
+    return np.tile(np.repeat(np.float32([0.5, 0.2]), 2048), 250)[: round(seconds * RATE)]
 
 
 def silence(seconds: float) -> FloatArray:

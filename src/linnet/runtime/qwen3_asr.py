@@ -213,7 +213,7 @@ class _Recording:
         self._done_s = self._expected_s = 0.0
         if isinstance(audio, np.ndarray):
             self._expected_s = audio.size / sample_rate_hz
-        elif isinstance(audio, str | Path) and progress is not None:
+        elif isinstance(audio, str | Path) and progress is not None and Path(audio).is_file():  # a pipe reads once
             self._expected_s = audio_info(audio).duration_s or 0.0
 
     @property
