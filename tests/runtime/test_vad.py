@@ -102,6 +102,17 @@ def test_silence_is_not_speech(detector: Detector) -> None:
     assert speech(detector, np.zeros(3 * RATE, np.float32)) == []
 
 
+def test_what_follows_silence_is_heard_alike_however_long_it_was(clip: Path, detector: Detector) -> None:
+    """Hours of silence must neither cost time nor wear the detector's memory out."""
+    frames = frames_of(read_audio(clip))
+    detector.reset()
+    short = detector(np.concatenate([np.zeros((100, FRAME), np.float32), frames]))
+    detector.reset()
+    long = detector(np.concatenate([np.zeros((5000, FRAME), np.float32), frames]))
+    assert max(long[:5000]) == 0
+    np.testing.assert_allclose(long[5000:], short[100:], atol=1e-5)  # frames are computed in other groups
+
+
 def test_calls_continue_each_other_and_reset_forgets(clip: Path, detector: Detector) -> None:
     frames = frames_of(read_audio(clip)[: 3 * RATE])
     detector.reset()

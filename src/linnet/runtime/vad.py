@@ -33,6 +33,7 @@ SILENCE_RMS = 3e-5  # −90 dBFS, one step of 16 bits: nobody is heard there
 _LEVEL_RMS = 0.01  # −40 dBFS: from here up Silero needs no help
 _MAX_GAIN = 10.0  # speech down to −65 dBFS is still found; more gain makes speech of faint noise
 _LEVEL_DECAY = 0.999  # per frame: the loudness heard is forgotten in about half a minute
+_SILENT_FRAMES = 64  # longer silence is not given to Silero: it costs time and makes it hear the next onset later
 _LEAD_FRAMES = 8  # silence that Silero hears before the first sample, so that speech at once is an onset
 
 
@@ -46,17 +47,21 @@ class SpeechDetector:
     def reset(self) -> None:
         """Forget the recording; call it before each new one."""
         self._level = 0.0
+        self._silent_frames = 0
         self._silero.reset()
         self._silero(np.zeros((_LEAD_FRAMES, FRAME), np.float32))
 
     def __call__(self, frames: FloatArray) -> list[float]:
         """Probabilities of speech for the next frames [n, 512]; the state goes on from call to call."""
         loudness = np.sqrt(np.mean(np.square(frames), axis=1))
-        levels = np.empty(len(frames), np.float32)
+        levels, heard = np.empty(len(frames), np.float32), np.empty(len(frames), np.bool_)
         for index, rms in enumerate(loudness.tolist()):
             levels[index] = self._level = max(self._level * _LEVEL_DECAY, rms)
+            self._silent_frames = self._silent_frames + 1 if rms < SILENCE_RMS else 0
+            heard[index] = self._silent_frames <= _SILENT_FRAMES
         gains = np.clip(_LEVEL_RMS / np.maximum(levels, SILENCE_RMS), 1.0, _MAX_GAIN)
-        probabilities = self._silero(frames * gains[:, None].astype(np.float32))
+        probabilities = np.zeros(len(frames), np.float32)
+        probabilities[heard] = self._silero(frames[heard] * gains[heard, None].astype(np.float32))
         return np.where(loudness < SILENCE_RMS, 0.0, probabilities).tolist()  # type: ignore[no-any-return]
 
 
