@@ -87,6 +87,15 @@ def test_an_example_follows_from_seed_epoch_and_index(utterances: list[Utterance
     assert other.shape != first[(0, 2)].shape or not np.array_equal(other, first[(0, 2)])
 
 
+def test_the_first_epochs_can_be_clean(utterances: list[Utterance], clips: Clips) -> None:
+    augment = replace(NO_AUGMENT, gain_db=(6.0, 6.0))
+    data = SpeechDataset(
+        utterances, clips, single_parts(clips), features=WHISPER_128, augment=augment, seed=0, clean_epochs=2
+    )
+    plain = log_mel(clips[0])
+    assert [np.array_equal(data[(epoch, 0)].mel, plain) for epoch in range(4)] == [True, True, False, False]
+
+
 def test_joined_clips_follow_each_other_with_a_gap(utterances: list[Utterance], clips: Clips) -> None:
     part = Part((0, 3, 0), 1.5)
     example = dataset(utterances, clips, [part], gap_s=(0.1, 0.1))[(0, 0)]

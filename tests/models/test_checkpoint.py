@@ -117,8 +117,7 @@ def test_training_can_start_from_a_checkpoint(
     assert fresh.asr.config != model.config
 
 
-@pytest.fixture
-def run(model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig) -> RunFolder:
+def finished(model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig) -> RunFolder:
     """A run folder as `fit` leaves it, without the training."""
     run = RunFolder(train_config.run_dir)
     run.start(train_config, resume=False)
@@ -129,10 +128,20 @@ def run(model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig
     return run
 
 
+@pytest.fixture
+def run(model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig) -> RunFolder:
+    return finished(model, tokenizer, train_config)
+
+
+@pytest.mark.parametrize("chunk_frames", [100, 400])  # the published models' chunks, and one chunk per window
 def test_an_exported_run_agrees_with_torch(
-    run: RunFolder, model: Qwen3ASR, tokenizer: Tokenizer, tmp_path: Path
+    model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig, tmp_path: Path, chunk_frames: int
 ) -> None:
-    out = tmp_path / "bundle"
+    window_tokens = 104 if chunk_frames == 100 else 50
+    trained = Qwen3ASR(replace(model.config, chunk_frames=chunk_frames, window_tokens=window_tokens)).eval()
+    trained.load_state_dict(model.state_dict())
+    model, out = trained, tmp_path / "bundle"
+    run = finished(model, tokenizer, train_config)
     export_run(run.path, out, encoder="fp32", decoders={"onnx": "fp32"}, provenance={"licence": "CC-BY-4.0"})
     bundle = read_bundle(out)
     assert bundle.name == "run" and bundle.family == "qwen3_asr" and list(bundle.languages) == ["en"]
