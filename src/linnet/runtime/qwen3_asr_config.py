@@ -108,6 +108,6 @@ class Qwen3ASRConfig:
             )
         except KeyError as missing:
             raise CheckpointError(
-                f"config.json lacks {missing}; accepted: the official Qwen3-ASR layout with audio_config and text_config "
-                "in thinker_config. Download the checkpoint again."
+                f"config.json lacks {missing}; accepted: the official Qwen3-ASR layout with audio_config and "
+                "text_config in thinker_config. Download the checkpoint again."
             ) from missing

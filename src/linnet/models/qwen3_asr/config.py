@@ -68,6 +68,9 @@ class Qwen3ASRTrainConfig(TrainConfig):
     ctc_weight: float = 0.3
     """Share of the auxiliary CTC loss on the encoder; it teaches alignment long before the decoder can."""
 
+    lexicon: Path | None = None
+    """Table of words and phonemes (`linnet.data.corpora.lexicon`): CTC then hears sounds instead of letters."""
+
     encoder_warmup_steps: int = 0
     """Updates in which the encoder learns from CTC alone. From scratch, the decoder first learns a language model that
     ignores the sound, and its gradient holds the encoder back (docs/log.md)."""

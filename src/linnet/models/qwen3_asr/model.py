@@ -113,6 +113,7 @@ class AudioEncoder(nn.Module):
         self.proj1 = nn.Linear(config.d_model, config.d_model)
         self.proj2 = nn.Linear(config.d_model, config.output_dim)
         self.gradient_checkpointing = False
+        self.positions: Tensor
         positions = sinusoids(config.chunk_tokens(config.chunk_frames), config.d_model)
         self.register_buffer("positions", positions, persistent=False)
 

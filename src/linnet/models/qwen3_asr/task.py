@@ -1,7 +1,7 @@
 """Training Qwen3-ASR: answer tokens with labels masked over the prompt, and an auxiliary CTC loss on the encoder.
 
-The CTC head (Kim et al. 2017, arXiv:1609.06773) spells the text in bytes, two steps per encoder token. It exists in
-training only; it is not part of a checkpoint's official layout and is left out on export.
+The CTC head (Kim et al. 2017, arXiv:1609.06773) spells phonemes or letters in bytes, two steps per encoder token. It
+exists in training only; it is not part of a checkpoint's official layout and is left out on export.
 
 Shapes: B clips, F mel frames, L encoder tokens, T decoder positions, V vocabulary.
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from linnet.ctc import min_frames
 from linnet.data.batching import BucketBatchSampler, Loader
 from linnet.data.clips import load_clips
+from linnet.data.corpora.lexicon import read_lexicon
 from linnet.data.dataset import Example, SpeechDataset, joined_parts, single_parts
 from linnet.errors import ConfigError, TrainingError
 from linnet.features import WHISPER_128
@@ -126,6 +127,7 @@ class Qwen3ASRTask:
         self.train = self._read(config.train_manifests, weighted=True)
         self.dev = self._read(config.dev_manifests, weighted=False)[: config.dev_utterances]
         self._weights: dict[str, Tensor] | None = None
+        self.lexicon = read_lexicon(config.lexicon) if config.lexicon else {}
         pretrained = load_pretrained(config.init_from) if config.init_from else None
         if pretrained:
             self.tokenizer, self.shape, self._weights = pretrained.tokenizer, pretrained.config, pretrained.weights
@@ -136,7 +138,7 @@ class Qwen3ASRTask:
     def build_model(self) -> nn.Module:
         """A fresh or pretrained network; everything is trainable."""
         asr = Qwen3ASR(self.shape, attention=self.config.attention, drop_path=self.config.drop_path)
-        asr.audio_tower.to(memory_format=torch.channels_last)  # a tenth faster on CPU
+        asr.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPU
         if self._weights is not None:
             asr.load_state_dict(self._weights)
         else:
@@ -195,7 +197,7 @@ class Qwen3ASRTask:
             sequences.append(torch.tensor(prompt + answer))
             # Position i predicts token i + 1, so labels are shifted one to the left here, once.
             labels.append(torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED]))
-            transcripts.append(torch.tensor(list(text.strip().encode())))
+            transcripts.append(torch.tensor(list(self.sounds(text).encode())))
         return Batch(
             mels=torch.from_numpy(np.concatenate([example.mel for example in examples], axis=1)),
             frames=[example.mel.shape[1] for example in examples],
@@ -203,6 +205,10 @@ class Qwen3ASRTask:
             labels=nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED),
             transcripts=transcripts,
         )
+
+    def sounds(self, text: str) -> str:
+        """What CTC spells: the phonemes of each word, or its letters if the lexicon does not have it."""
+        return " ".join(text.split()) if not self.lexicon else "".join(self.lexicon.get(w, w) for w in text.split())
 
     def step(self, model: nn.Module, batch: Batch, step: int) -> StepOutput:
         """(1 − w) · cross-entropy + w · CTC."""
