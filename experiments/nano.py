@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from linnet.data.corpora.lexicon import write_lexicon
 from linnet.data.corpora.synthetic import synthesize
 from linnet.manifest import read_manifest
 
@@ -43,6 +44,10 @@ def main() -> None:
     if not (run / "checkpoints" / "best").exists() or not finished(run):
         manifests = [str(options.data / "train.jsonl"), str(synthetic)]
         command = ["train", "nano", "--run-dir", str(run), "--dev-manifests", str(options.data / "dev.jsonl")]
+        lexicon = options.work / "lexicon.tsv"
+        if not lexicon.exists():
+            write_lexicon([Path(manifest) for manifest in manifests], lexicon)
+        command += ["--lexicon", str(lexicon)]
         linnet(*command, "--train-manifests", *manifests, *(["--resume"] if run.exists() else []))
     bundle = options.work / "bundle"
     if not bundle.exists():
