@@ -258,7 +258,7 @@ def train(arguments: list[str]) -> int:
     from linnet.models.presets import PRESETS
 
     if not arguments or arguments[0] in {"-h", "--help"}:
-        lines = [f"  {name:16}{type(preset).__doc__}\n" for name, preset in PRESETS.items()]
+        lines = [f"  {name:16}{preset.summary}\n" for name, preset in PRESETS.items()]
         usage = "usage: linnet train PRESET [options]        linnet train PRESET --help tells more\n\n"
         (sys.stdout if arguments else sys.stderr).write(usage + "".join(lines))
         return 0 if arguments else 2
@@ -271,7 +271,7 @@ def train(arguments: list[str]) -> int:
         type(PRESETS[name]),
         default=PRESETS[name],
         prog=f"linnet train {name}",
-        description=f"{type(PRESETS[name]).__doc__}\n\nAdd --resume to go on with an interrupted run.",
+        description=f"{type(PRESETS[name]).__doc__}\n\n{name}: {PRESETS[name].summary}.\nAdd --resume to go on with an interrupted run.",
         args=[argument for argument in arguments[1:] if argument != "--resume"],
     )
     with _needs_torch("Training"):

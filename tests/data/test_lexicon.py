@@ -32,7 +32,7 @@ def test_lexicon_holds_the_words_of_both_languages(tmp_path: Path) -> None:
 
 
 def test_languages_without_phonemes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="espeak-ng|accepted: en, zh"):
+    with pytest.raises(ConfigError, match=r"espeak-ng|accepted: en, zh"):
         pronounce(["bonjour"], language="fr")
 
 

@@ -9,6 +9,7 @@ from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
 from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
+    summary="the embedded model's recipe: four million parameters, an evening on two CPU cores",
     shape=NANO_SHAPE,
     steps=7_000,
     warmup_steps=200,
@@ -63,12 +64,15 @@ TINY_SHAPE = replace(
 
 TINY = replace(
     NANO,
+    summary="Qwen3-ASR's architecture at its smallest: tries the pipeline on two CPU cores in minutes",
     shape=TINY_SHAPE,
     steps=600,
     warmup_steps=100,
     learning_rate=3e-3,
     average_weights=0.0,
     batch_audio_s=60.0,
+    encoder_warmup_steps=150,
+    clean_epochs=2,
     corpora={},
     joined={},
     log_every=20,

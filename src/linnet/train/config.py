@@ -17,6 +17,9 @@ class TrainConfig:
     """Recipe of one run; every resolved value is written to the run folder's config.json."""
 
     family: str
+    summary: str = ""
+    """What this preset is for, in one line."""
+
     run_dir: Path = Path("runs/unnamed")
     seed: int = 0
     steps: int = 1000
