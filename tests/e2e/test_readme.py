@@ -37,7 +37,7 @@ USE_IT = section(README, "Use it")
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the README speaks of but talk.mp3, and a `linnet` command in bin/ that runs this source."""
+    """A folder with the files that the README speaks of but talk.mp3, and in bin/ a `linnet` that runs this source."""
     desk = tmp_path_factory.mktemp("desk")
     write_audio(desk / "clip.ogg", read_audio(SAMPLES / "en-adult.flac"), 16_000)
     (desk / "lectures").mkdir()
