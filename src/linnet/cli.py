@@ -271,7 +271,8 @@ def train(arguments: list[str]) -> int:
         type(PRESETS[name]),
         default=PRESETS[name],
         prog=f"linnet train {name}",
-        description=f"{type(PRESETS[name]).__doc__}\n\n{name}: {PRESETS[name].summary}.\nAdd --resume to go on with an interrupted run.",
+        description=f"{type(PRESETS[name]).__doc__}\n\n{name}: {PRESETS[name].summary}.\n"
+        "Add --resume to go on with an interrupted run.",
         args=[argument for argument in arguments[1:] if argument != "--resume"],
     )
     with _needs_torch("Training"):

@@ -137,7 +137,9 @@ def test_an_existing_run_is_not_overwritten(config: LinearConfig) -> None:
 
 def test_two_accumulated_halves_equal_one_batch(tmp_path: Path) -> None:
     # Without dropout and with the points in the same order, the mean of two half means is the mean of the whole.
-    plain = LinearConfig(run_dir=tmp_path / "whole", steps=5, warmup_steps=0, points=8, batch=8, dropout=0.0)
+    plain = LinearConfig(
+        run_dir=tmp_path / "whole", steps=5, warmup_steps=0, points=8, batch=8, dropout=0.0, log_every=1
+    )
     whole, _ = fit(plain).load("last")
     halves = replace(plain, run_dir=tmp_path / "halves", batch=4, accumulation_steps=2)
     accumulated, state = fit(halves).load("last")
@@ -145,6 +147,12 @@ def test_two_accumulated_halves_equal_one_batch(tmp_path: Path) -> None:
     for name, weight in whole.items():
         torch.testing.assert_close(accumulated[name], weight, atol=1e-6, rtol=0)  # a sum of 8 in two parts
     assert LinearTask.built is not None and len(LinearTask.built.keys) == 10
+    # AdamW does not care about the gradient's scale, clipping does.
+    norms = [
+        [line["grad_norm"] for line in metrics(run) if "grad_norm" in line] for run in (plain.run_dir, halves.run_dir)
+    ]
+    assert len(norms[0]) == 5
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
 
 
 def test_an_update_is_adamw_with_clipping_and_warm_up(tmp_path: Path) -> None:

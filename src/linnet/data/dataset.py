@@ -27,6 +27,8 @@ class Example:
     mel: FloatArray
     text: str
     language: str | None
+    context: str = ""
+    """Hot words as a user might give them; some of them are said, some are not."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class SpeechDataset(Dataset[Example]):
         augment: AugmentConfig | None,
         seed: int,
         clean_epochs: int = 0,
+        context_probability: float = 0.0,
         gap_s: tuple[float, float] = (0.02, 0.25),
         min_duration_s: float = 0.5,
     ) -> None:
         self.utterances, self.clips, self.parts = utterances, clips, parts
         self.features, self.augment, self.seed = features, augment, seed
-        self.clean_epochs = clean_epochs
+        self.clean_epochs, self.context_probability = clean_epochs, context_probability
         self.gap_s, self.min_duration_s = gap_s, min_duration_s
 
     def __len__(self) -> int:
@@ -74,7 +77,10 @@ class SpeechDataset(Dataset[Example]):
         first = self.utterances[part.clips[0]]
         between = "" if first.language == "zh" else " "
         text = between.join(self.utterances[clip].text or "" for clip in part.clips)
-        return Example(mel, text, first.language)
+        context = ""
+        if self.context_probability and rng.random() < self.context_probability:
+            context = self._hot_words(text, rng)
+        return Example(mel, text, first.language, context)
 
     def _samples(self, part: Part, rng: np.random.Generator) -> FloatArray:
         pieces: list[FloatArray] = []
@@ -85,6 +91,13 @@ class SpeechDataset(Dataset[Example]):
         samples = np.concatenate(pieces)
         missing = int(self.min_duration_s * SAMPLE_RATE_HZ) - len(samples)
         return np.pad(samples, (0, missing)) if missing > 0 else samples
+
+    def _hot_words(self, text: str, rng: np.random.Generator) -> str:
+        """One to five words of this text and of two others, in random order."""
+        others = [self.utterances[int(rng.integers(len(self.utterances)))].text or "" for _ in range(2)]
+        words = sorted({word for known in (text, *others) for word in known.lower().split()})
+        chosen = rng.permutation(len(words))[: int(rng.integers(1, 6))]
+        return " ".join(words[int(i)] for i in chosen)
 
     def _pick_speech(self, rng: np.random.Generator) -> FloatArray:
         return self.clips[int(rng.integers(len(self.clips)))]

@@ -78,6 +78,9 @@ class Qwen3ASRTrainConfig(TrainConfig):
     clean_epochs: int = 0
     """Epochs at the start without augmentation: alignment is learned sooner from clean speech."""
 
+    context_probability: float = 0.0
+    """Share of clips whose prompt carries hot words, so that a context is no surprise and not a transcript either."""
+
     drop_path: float = 0.1
     """Stochastic depth: share of residual branches left out per clip."""
 

@@ -183,6 +183,7 @@ class Qwen3ASRTask:
             augment=config.augment,
             seed=config.seed,
             clean_epochs=config.clean_epochs,
+            context_probability=config.context_probability,
         )
         return Loader(dataset, sampler, collate=self.collate, workers=config.workers)
 
@@ -192,7 +193,7 @@ class Qwen3ASRTask:
         for example in examples:
             text = spoken_text(example.text, example.language)
             audio_tokens = self.shape.audio_tokens(example.mel.shape[1])
-            prompt = build_prompt(self.tokenizer, audio_tokens).ids
+            prompt = build_prompt(self.tokenizer, audio_tokens, context=example.context).ids
             answer = encode_answer(self.tokenizer, text, language=example.language)
             sequences.append(torch.tensor(prompt + answer))
             # Position i predicts token i + 1, so labels are shifted one to the left here, once.
