@@ -125,7 +125,8 @@ class Qwen3ASRTask:
         if not config.train_manifests:
             raise ConfigError("No training data: give --train-manifests a JSONL manifest (see `linnet prepare`).")
         self.train = self._read(config.train_manifests, weighted=True)
-        self.dev = self._read(config.dev_manifests, weighted=False)[: config.dev_utterances]
+        dev = self._read(config.dev_manifests, weighted=False)
+        self.dev = dev[:: max(1, len(dev) // config.dev_utterances)]  # spread over speakers and corpora
         self._weights: dict[str, Tensor] | None = None
         self.lexicon = read_lexicon(config.lexicon) if config.lexicon else {}
         pretrained = load_pretrained(config.init_from) if config.init_from else None
