@@ -287,7 +287,8 @@ def test_loss_is_the_cross_entropy_of_each_answer_token(
 ) -> None:
     trainable.label_smoothing = 0.0
     with torch.no_grad():
-        cross_entropy, _, right, _ = trainable(batch)
+        losses = trainable(batch)
+        cross_entropy, right = losses.cross_entropy, losses.right
         total, count, hits = 0.0, 0, 0
         for row, clip in enumerate(batch.clips()):  # clip by clip, token by token
             length = int((batch.labels[row] != IGNORED).nonzero()[-1]) + 1

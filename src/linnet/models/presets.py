@@ -17,6 +17,7 @@ NANO = Qwen3ASRTrainConfig(
     average_weights=0.999,
     batch_audio_s=45.0,
     ctc_weight=0.7,
+    token_ctc_weight=0.5,
     encoder_warmup_steps=3_000,
     clean_epochs=5,
     context_probability=0.1,

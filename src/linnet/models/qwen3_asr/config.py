@@ -68,6 +68,10 @@ class Qwen3ASRTrainConfig(TrainConfig):
     ctc_weight: float = 0.3
     """Share of the auxiliary CTC loss on the encoder; it teaches alignment long before the decoder can."""
 
+    token_ctc_weight: float = 0.0
+    """Weight of a CTC loss on the text's tokens through the tied embedding table: the audio then looks like words to
+    the decoder, which finds its alignment sooner."""
+
     lexicon: Path | None = None
     """Table of words and phonemes (`linnet.data.corpora.lexicon`): CTC then hears sounds instead of letters."""
 

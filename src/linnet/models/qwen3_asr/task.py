@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,13 +54,15 @@ CTC_STEPS = 2  # per encoder token, so at 25 Hz: letters come faster than the 12
 
 @dataclass
 class Batch:
-    """mels: all clips side by side [n_mels, ΣF]; tokens, labels [B, T] right-padded; transcripts: bytes for CTC."""
+    """mels: all clips side by side [n_mels, ΣF]; tokens, labels [B, T] right-padded; transcripts: bytes for
+    CTC; words: the text's tokens without header and end."""
 
     mels: Tensor
     frames: list[int]
     tokens: Tensor
     labels: Tensor
     transcripts: list[Tensor]
+    words: list[Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -69,6 +72,7 @@ class Batch:
             tokens=self.tokens.to(device),
             labels=self.labels.to(device),
             transcripts=[transcript.to(device) for transcript in self.transcripts],
+            words=[words.to(device) for words in self.words],
         )
 
     def clips(self) -> list[Tensor]:
@@ -76,45 +80,69 @@ class Batch:
         return list(self.mels.split(self.frames, dim=1))
 
 
-class TrainableQwen3ASR(nn.Module):
-    """The recogniser and its CTC head; `forward` gives both losses, so that DDP sees one call."""
+class Losses(NamedTuple):
+    """Cross-entropy over answer tokens, CTC per sound and per token, answer tokens got right, clips left out of CTC."""
 
-    def __init__(self, asr: Qwen3ASR, *, label_smoothing: float) -> None:
+    cross_entropy: Tensor
+    ctc: Tensor
+    token_ctc: Tensor
+    right: int
+    skipped: int
+
+
+class TrainableQwen3ASR(nn.Module):
+    """The recogniser and its CTC head; `forward` gives all losses, so that DDP sees one call."""
+
+    def __init__(self, asr: Qwen3ASR, *, label_smoothing: float, token_ctc: bool = False) -> None:
         super().__init__()
         self.asr = asr
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.token_ctc = label_smoothing, token_ctc
         self.ctc_head = nn.Linear(asr.config.d_model, CTC_STEPS * CTC_CLASSES)
 
-    def forward(self, batch: Batch, *, ctc_alone: bool = False) -> tuple[Tensor, Tensor, int, int]:
-        """Cross-entropy over answer tokens, CTC per target token, answer tokens got right, clips left out of CTC."""
+    def forward(self, batch: Batch, *, ctc_alone: bool = False) -> Losses:
+        """All losses of a batch; `ctc_alone` keeps the decoder's gradient from the encoder."""
         hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
-        audio = self.asr.audio_tower.project(hidden.detach() if ctc_alone else hidden)
-        states = self.asr.model(self.asr.embed(batch.tokens, [audio]))
+        audio = self.asr.audio_tower.project(hidden)
+        heard = self.asr.audio_tower.project(hidden.detach()) if ctc_alone else audio
+        states = self.asr.model(self.asr.embed(batch.tokens, [heard]))
         wanted = batch.labels != IGNORED
         logits, labels = self.asr.logits(states[wanted]), batch.labels[wanted]
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         ctc, skipped = self._ctc(hidden, lengths, batch.transcripts)
-        return cross_entropy, ctc, int((logits.argmax(-1) == labels).sum()), skipped
+        token_ctc = hidden.new_zeros(())
+        if self.token_ctc:
+            # Through the tied table: the audio comes to look like the embeddings of the words, which the decoder can
+            # copy. The audio place holder, which is never an answer, is the blank.
+            log_probs = self.asr.logits(audio).float().log_softmax(-1)
+            token_ctc, _ = ctc_loss(log_probs, lengths, batch.words, blank=self.asr.config.audio_token_id)
+        return Losses(cross_entropy, ctc, token_ctc, int((logits.argmax(-1) == labels).sum()), skipped)
 
     def _ctc(self, hidden: Tensor, lengths: list[int], transcripts: list[Tensor]) -> tuple[Tensor, int]:
         log_probs = self.ctc_head(hidden).float().view(-1, CTC_CLASSES).log_softmax(-1)
-        rows = [
-            (part, target)
-            for part, target in zip(log_probs.split([CTC_STEPS * n for n in lengths]), transcripts, strict=True)
-            if len(target) > 0 and min_frames(target.tolist()) <= len(part)
-        ]
-        if not rows:
-            return log_probs.sum() * 0.0, len(transcripts)
-        parts, targets = [part for part, _ in rows], [target for _, target in rows]
-        loss = F.ctc_loss(
-            nn.utils.rnn.pad_sequence(parts),  # [2 L, B, 257]
-            torch.cat(targets),
-            torch.tensor([len(part) for part in parts]),
-            torch.tensor([len(target) for target in targets]),
-            blank=CTC_BLANK,
-            reduction="sum",
-        )
-        return loss / sum(len(target) for target in targets), len(transcripts) - len(rows)
+        return ctc_loss(log_probs, [CTC_STEPS * n for n in lengths], transcripts, blank=CTC_BLANK)
+
+
+def ctc_loss(log_probs: Tensor, lengths: list[int], targets: list[Tensor], *, blank: int) -> tuple[Tensor, int]:
+    """CTC per target symbol of clips whose log-probabilities [Σ lengths, classes] lie one after another.
+
+    Clips too short for their target, or without one, are left out; their number is the second result.
+    """
+    rows = [
+        (part, target)
+        for part, target in zip(log_probs.split(lengths), targets, strict=True)
+        if len(target) > 0 and min_frames(target.tolist()) <= len(part)
+    ]
+    if not rows:
+        return log_probs.sum() * 0.0, len(targets)
+    loss = F.ctc_loss(
+        nn.utils.rnn.pad_sequence([part for part, _ in rows]),  # [longest, B, classes]
+        torch.cat([target for _, target in rows]),
+        torch.tensor([len(part) for part, _ in rows]),
+        torch.tensor([len(target) for _, target in rows]),
+        blank=blank,
+        reduction="sum",
+    )
+    return loss / sum(len(target) for _, target in rows), len(targets) - len(rows)
 
 
 class Qwen3ASRTask:
@@ -145,7 +173,9 @@ class Qwen3ASRTask:
         else:
             initialise(asr)
         asr.audio_tower.gradient_checkpointing = asr.model.gradient_checkpointing = self.config.gradient_checkpointing
-        return TrainableQwen3ASR(asr, label_smoothing=self.config.label_smoothing)
+        return TrainableQwen3ASR(
+            asr, label_smoothing=self.config.label_smoothing, token_ctc=self.config.token_ctc_weight > 0
+        )
 
     def build_loader(self, split: Split) -> Loader:
         """Batches of about `batch_audio_s` seconds."""
@@ -190,7 +220,7 @@ class Qwen3ASRTask:
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Prompts with answers, labels on the answers only."""
-        sequences, labels, transcripts = [], [], []
+        sequences, labels, transcripts, words = [], [], [], []
         for example in examples:
             text = spoken_text(example.text, example.language)
             audio_tokens = self.shape.audio_tokens(example.mel.shape[1])
@@ -200,12 +230,14 @@ class Qwen3ASRTask:
             # Position i predicts token i + 1, so labels are shifted one to the left here, once.
             labels.append(torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED]))
             transcripts.append(torch.tensor(list(self.sounds(text).encode())))
+            words.append(torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids))
         return Batch(
             mels=torch.from_numpy(np.concatenate([example.mel for example in examples], axis=1)),
             frames=[example.mel.shape[1] for example in examples],
             tokens=nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=self.shape.eos_token_ids[0]),
             labels=nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED),
             transcripts=transcripts,
+            words=words,
         )
 
     def sounds(self, text: str) -> str:
@@ -214,16 +246,19 @@ class Qwen3ASRTask:
 
     def step(self, model: nn.Module, batch: Batch, step: int) -> StepOutput:
         """(1 − w) · cross-entropy + w · CTC."""
-        cross_entropy, ctc, right, skipped = model(batch, ctc_alone=step < self.config.encoder_warmup_steps)
+        losses: Losses = model(batch, ctc_alone=step < self.config.encoder_warmup_steps)
         weight = self.config.ctc_weight
+        loss = (1 - weight) * losses.cross_entropy + weight * losses.ctc
+        loss = loss + self.config.token_ctc_weight * losses.token_ctc
         logs = {
-            "ce": float(cross_entropy.detach()),
-            "ctc": float(ctc.detach()),
-            "token_accuracy": right / max(1, int((batch.labels != IGNORED).sum())),
-            "ctc_skipped": float(skipped),
+            "ce": float(losses.cross_entropy.detach()),
+            "ctc": float(losses.ctc.detach()),
+            "token_ctc": float(losses.token_ctc.detach()),
+            "token_accuracy": losses.right / max(1, int((batch.labels != IGNORED).sum())),
+            "ctc_skipped": float(losses.skipped),
             "audio_s": sum(batch.frames) / 100,
         }
-        return StepOutput((1 - weight) * cross_entropy + weight * ctc, logs)
+        return StepOutput(loss, logs)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
