@@ -154,7 +154,8 @@ class Qwen3ASRTask:
             raise ConfigError("No training data: give --train-manifests a JSONL manifest (see `linnet prepare`).")
         self.train = self._read(config.train_manifests, weighted=True)
         dev = self._read(config.dev_manifests, weighted=False)
-        self.dev = dev[:: max(1, len(dev) // config.dev_utterances)]  # spread over speakers and corpora
+        # Spread over the manifest, which lists speaker after speaker.
+        self.dev = dev[:: max(1, len(dev) // config.dev_utterances)][: config.dev_utterances]
         self._weights: dict[str, Tensor] | None = None
         self.lexicon = read_lexicon(config.lexicon) if config.lexicon else {}
         pretrained = load_pretrained(config.init_from) if config.init_from else None
