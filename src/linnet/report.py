@@ -159,8 +159,14 @@ def make_report(
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Everything as one JSON object; ConfigError if the file cannot be written."""
-    _write(path, json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    """The figures as one JSON object, with the utterances that failed; ConfigError if the file cannot be written.
+
+    What was said and heard in every utterance is a file of its own (`write_predictions`), so that results stay small
+    and free of other people's texts.
+    """
+    record = report.to_dict()
+    record["failures"] = [one for one in record.pop("utterances") if one["error"] is not None]
+    _write(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_predictions(report: Report, path: Path) -> None:
