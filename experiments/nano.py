@@ -1,6 +1,6 @@
 """Train, export and measure the embedded nano model: one command from manifests to bundle and results.
 
-    python experiments/nano.py --data ../shared/data --work runs/nano-build
+    python experiments/nano.py --data DATA --work runs/nano-build
 
 It speaks the synthetic sentences (needs espeak-ng and flite), trains the `nano` preset, exports the bundle with its
 attributions and evaluates it on the test manifest. Every step is skipped if its result is already there, so an
