@@ -4,7 +4,7 @@
 
 It speaks the synthetic sentences (needs espeak-ng and flite), trains the `nano` preset, exports the bundle with its
 attributions and evaluates it on the test manifest. Every step is skipped if its result is already there, so an
-interrupted command goes on where it stopped. About two hours on two CPU cores.
+interrupted command goes on where it stopped. Hours on two CPU cores.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
 from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
-    summary="the embedded model's recipe: four million parameters, an evening on two CPU cores",
+    summary="the embedded model's recipe: four million parameters, hours on two CPU cores",
     shape=NANO_SHAPE,
     steps=20_000,
     warmup_steps=200,
