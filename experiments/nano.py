@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 
 from linnet.data.corpora.lexicon import write_lexicon
+from linnet.data.corpora.sentences import common_mandarin_words
 from linnet.data.corpora.synthetic import synthesize
 from linnet.manifest import read_manifest
 
-SYNTHETIC_SENTENCES, SEED = 8_000, 1
+SYNTHETIC_SENTENCES, SEED = 12_000, 1
 
 # Who made the recordings the model learned from, and under which terms (docs/nano.md tells more).
 LICENCES = {
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def speak(train: Path, out: Path) -> Path:
-    """Synthetic clips from the training texts whose licences allow it, and the training words in Mandarin."""
+    """Synthetic clips from the training texts whose licences allow it, and everyday words in Mandarin."""
     if (out / "manifest.jsonl").exists():
         return out / "manifest.jsonl"
     known = [utterance for utterance in read_manifest(train) if utterance.text and utterance.corpus in LICENCES]
@@ -65,7 +66,7 @@ def speak(train: Path, out: Path) -> Path:
         count=SYNTHETIC_SENTENCES,
         seed=SEED,
         texts=[u.text or "" for u in known if u.corpus in {"speechocean762", "ljspeech"}],
-        mandarin=[u.text or "" for u in known if u.language == "zh"],
+        mandarin=[*(u.text or "" for u in known if u.language == "zh"), *common_mandarin_words()],
         progress=lambda done, total: sys.stderr.write(f"\rsynthetic speech {done}/{total}"),
     )
 

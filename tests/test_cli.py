@@ -17,6 +17,8 @@ from linnet import cli
 from linnet.bundle import Bundle
 from linnet.errors import ConfigError, MissingExtraError
 from linnet.runtime import loader
+from linnet.verbs import doctor, export
+from linnet.verbs import run_folder as run_folders
 
 NANO = Path(linnet.__file__).parent / "assets/nano/bundle.json"
 
@@ -127,13 +129,13 @@ def test_evaluating_a_run_folder_exports_its_checkpoint_at_full_precision(
         asked.append((run, options))
         return make_bundle(out)
 
-    monkeypatch.setattr(cli, "_export_run", export_run)
-    with cli._as_bundle(str(run_folder)) as bundle:
+    monkeypatch.setattr(run_folders, "export_run_folder", export_run)
+    with run_folders.as_bundle(str(run_folder)) as bundle:
         assert (Path(bundle) / "bundle.json").is_file()
     assert not Path(bundle).exists()
     full = {"encoder": "fp32", "decoders": {"onnx": "fp32"}, "name": None, "checkpoint": "last"}
     assert asked == [(run_folder, full)]
-    with cli._as_bundle("nano") as bundle:
+    with run_folders.as_bundle("nano") as bundle:
         assert bundle == "nano"
 
 
@@ -146,7 +148,7 @@ def test_export_of_a_run_folder_names_each_decoder_kind(
         asked.append(options)
         return make_bundle(out)
 
-    monkeypatch.setattr(cli, "_export_run", export_run)
+    monkeypatch.setattr(export, "export_run_folder", export_run)
     assert run("export", run_folder, tmp_path / "out", "--decoder", "int4", "q8_0", "--checkpoint", "last") == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     assert asked[0]["decoders"] == {"onnx": "int4", "gguf": "q8_0"} and asked[0]["checkpoint"] == "last"
@@ -169,9 +171,9 @@ def test_exporting_a_bundle_says_that_it_is_one(tmp_path: Path, capsys: pytest.C
 
 
 def test_what_needs_torch_names_the_extra() -> None:
-    with pytest.raises(MissingExtraError, match=r"linnet\[train\]"), cli._needs_torch("Training"):
+    with pytest.raises(MissingExtraError, match=r"linnet\[train\]"), run_folders.needs_torch("Training"):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    with pytest.raises(ModuleNotFoundError, match="typo"), cli._needs_torch("Training"):
+    with pytest.raises(ModuleNotFoundError, match="typo"), run_folders.needs_torch("Training"):
         raise ModuleNotFoundError("No module named 'linnet.typo'", name="linnet.typo")
 
 
@@ -217,6 +219,6 @@ def test_config_errors_are_linnet_errors_with_code_1(
     def broken() -> int:
         raise ConfigError("cannot work")
 
-    monkeypatch.setitem(cli.VERBS, "doctor", broken)
+    monkeypatch.setattr(doctor, "doctor", broken)
     assert run("doctor") == 1
     assert capsys.readouterr().err == "linnet doctor: cannot work\n"

@@ -27,7 +27,7 @@ SURFACE = {
 
 def surface(verb: str) -> str:
     names = []
-    for parameter in inspect.signature(cli.VERBS[verb]).parameters.values():
+    for parameter in inspect.signature(cli.verb_function(verb)).parameters.values():
         option = "--" + parameter.name.replace("_", "-")
         names.append(parameter.name.upper() if parameter.kind is parameter.POSITIONAL_ONLY else option)
     return " ".join(names)

@@ -36,6 +36,18 @@ def test_neutral_settings_change_nothing() -> None:
     assert np.array_equal(augment_mel(mel, NO_AUGMENT, rng), mel)
 
 
+def test_strength_moves_every_setting_between_neutral_and_full() -> None:
+    full = AugmentConfig()
+    assert full.weakened(1.0) == full
+    samples, mel = speech(), picture()
+    none = full.weakened(0.0)
+    assert np.array_equal(augment_samples(samples, none, np.random.default_rng(0), rate_hz=RATE_HZ), samples)
+    assert np.array_equal(augment_mel(mel, none, np.random.default_rng(0)), mel)
+    half = full.weakened(0.5)
+    assert half.gain_db == (-5.0, 5.0) and half.speed == pytest.approx((0.925, 1.075))
+    assert half.noise_probability == pytest.approx(full.noise_probability / 2)
+
+
 @pytest.mark.parametrize("options", [{}, {"speed": (0.5, 2.0)}, {"gain_db": (3.0, 3.0)}, {"freq_masks": 3}])
 def test_the_input_is_left_alone(options: dict[str, tuple[float, float]]) -> None:
     mel = picture()

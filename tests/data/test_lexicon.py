@@ -22,6 +22,13 @@ def test_homophones_sound_alike_and_marks_are_gone() -> None:
 
 
 @needs_espeak
+def test_mandarin_syllables_carry_their_tone() -> None:
+    table = pronounce(["妈", "麻", "马", "骂"], language="zh")
+    assert {word: sounds[-1] for word, sounds in table.items()} == {"妈": "1", "麻": "2", "马": "3", "骂": "4"}
+    assert len({sounds[:-1] for sounds in table.values()}) == 1
+
+
+@needs_espeak
 def test_lexicon_holds_the_words_of_both_languages(tmp_path: Path) -> None:
     texts = [("Hello, World!", "en"), ("今天", "zh"), ("bonjour", "fr")]
     utterances = [Utterance(audio_path=tmp_path / "a.wav", duration_s=1, text=t, language=code) for t, code in texts]

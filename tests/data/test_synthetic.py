@@ -11,7 +11,7 @@ import soundfile
 
 from linnet.data.corpora import sentences as sentences_module
 from linnet.data.corpora import synthetic
-from linnet.data.corpora.sentences import mandarin_words, phrases, sentences, vocabulary
+from linnet.data.corpora.sentences import common_mandarin_words, mandarin_words, phrases, sentences, vocabulary
 from linnet.errors import ConfigError
 from linnet.manifest import read_manifest
 
@@ -85,6 +85,8 @@ def test_transcripts_bring_in_their_words() -> None:
 
 def test_mandarin_words_are_kept_once_and_in_order() -> None:
     assert mandarin_words(["选择", " 活动 ", "选择", ""]) == ["选择", "活动"]
+    common = common_mandarin_words()
+    assert len(common) > 1000 and all("\u4e00" <= character <= "\u9fff" for word in common for character in word)
 
 
 def test_negative_count_is_refused() -> None:

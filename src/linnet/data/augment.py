@@ -10,7 +10,7 @@ Shapes: N samples, M mel bands, F frames.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,28 @@ class AugmentConfig:
     time_masks: int = 2
     time_mask_ratio: float = 0.08
     """Longest time mask as a share of the utterance, 50 frames at most."""
+
+    def weakened(self, strength: float) -> AugmentConfig:
+        """Every disturbance at `strength` (0…1) of its own: 0 changes nothing, 1 is this configuration.
+
+        A curriculum: sounds are learned sooner from clean speech, and a model that knows clean speech alone is thrown
+        back by the full augmentation (docs/log.md).
+        """
+
+        def towards(neutral: float, limits: tuple[float, float]) -> tuple[float, float]:
+            low, high = (neutral + strength * (limit - neutral) for limit in limits)
+            return low, high
+
+        return replace(
+            self,
+            noise_probability=strength * self.noise_probability,
+            reverb_probability=strength * self.reverb_probability,
+            speed=towards(1.0, self.speed),
+            vocal_tract=towards(1.0, self.vocal_tract),
+            gain_db=towards(0.0, self.gain_db),
+            freq_mask_bands=round(strength * self.freq_mask_bands),
+            time_mask_ratio=strength * self.time_mask_ratio,
+        )
 
 
 NO_AUGMENT = AugmentConfig(

@@ -40,7 +40,10 @@ class Part:
 
 
 class SpeechDataset(Dataset[Example]):
-    """Log-mel and text of (epoch, index) keys; `augment=None` gives the clips as they are, as do `clean_epochs`."""
+    """Log-mel and text of (epoch, index) keys; `augment=None` gives the clips as they are.
+
+    Augmentation grows evenly over the first `ramp_epochs` epochs, from none in epoch 0 to its full strength.
+    """
 
     def __init__(
         self,
@@ -51,14 +54,14 @@ class SpeechDataset(Dataset[Example]):
         features: FeatureSpec,
         augment: AugmentConfig | None,
         seed: int,
-        clean_epochs: int = 0,
+        ramp_epochs: int = 0,
         context_probability: float = 0.0,
         gap_s: tuple[float, float] = (0.02, 0.25),
         min_duration_s: float = 0.5,
     ) -> None:
         self.utterances, self.clips, self.parts = utterances, clips, parts
         self.features, self.augment, self.seed = features, augment, seed
-        self.clean_epochs, self.context_probability = clean_epochs, context_probability
+        self.ramp_epochs, self.context_probability = ramp_epochs, context_probability
         self.gap_s, self.min_duration_s = gap_s, min_duration_s
 
     def __len__(self) -> int:
@@ -68,7 +71,9 @@ class SpeechDataset(Dataset[Example]):
         epoch, index = key
         part, rng = self.parts[index], np.random.default_rng([self.seed, epoch, index])
         samples = self._samples(part, rng)
-        augment = self.augment if epoch >= self.clean_epochs else None
+        augment = self.augment
+        if augment and epoch < self.ramp_epochs:
+            augment = augment.weakened(epoch / self.ramp_epochs)
         if augment:
             samples = augment_samples(samples, augment, rng, rate_hz=SAMPLE_RATE_HZ, pick_speech=self._pick_speech)
         mel = log_mel(samples, self.features)

@@ -2,7 +2,7 @@
 
 A few hours of speech are too few to learn English spelling from. Phonemes are what the sound says, and espeak-ng
 (`apt-get install espeak-ng`) knows them for every word. They are written in its ASCII mnemonics without stress, length
-variants and tones, one byte or two per sound.
+and variants, one byte or two per sound; a Mandarin syllable ends with its tone, 1 to 5.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from linnet.manifest import read_manifest
 from linnet.text import normalize
 
 VOICES = {"en": "en-us", "zh": "cmn-latn-pinyin"}
-_MARKS = re.compile(r"[',_|#:\d\s-]")  # stress, syllables, variants, length, tones
+_LANGUAGE = re.compile(r"\(\w+\)")  # espeak-ng changes its voice inside a word
+_NUMBER = re.compile(r"\d+")  # a variant of a sound in English, the pitch contour of a syllable in Mandarin
+_MARKS = re.compile(r"[',_|#:\s-]")  # stress, syllables, length
+_TONES = {"55": "1", "35": "2", "214": "3", "21": "3", "51": "4"}  # contour → tone; any other is neutral, 5
 
 
 def pronounce(words: Iterable[str], *, language: str) -> dict[str, str]:
@@ -37,7 +40,10 @@ def pronounce(words: Iterable[str], *, language: str) -> dict[str, str]:
         said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if said.returncode != 0:
             raise ConfigError(f"espeak-ng could not pronounce {word!r}: {said.stderr.strip()[:200]}")
-        if phonemes := _MARKS.sub("", said.stdout):
+        sounds = _NUMBER.sub(
+            lambda n: _TONES.get(n[0], "5") if language == "zh" else "", _LANGUAGE.sub("", said.stdout)
+        )
+        if phonemes := _MARKS.sub("", sounds):
             table[word] = phonemes
     return table
 

@@ -1,8 +1,9 @@
 """Everyday English sentences in the manner of short read prompts: text coverage for synthetic speech.
 
-Three sources are mixed: a weighted grammar (grammar_en.txt) over a hand-written vocabulary (words_en.txt), an
-interpolated word trigram sampler over given transcripts whose words may be swapped for others of their class, and
-spoken digit strings. Everything is a function of the seed, and a longer list starts with the shorter one.
+Four sources are mixed: a weighted grammar (grammar_en.txt) over a hand-written vocabulary (words_en.txt), an
+interpolated word trigram sampler over given transcripts whose words may be swapped for others of their class, words in
+random order, which no language model can guess, and spoken digit strings. Everything is a function of the seed, and a
+longer list starts with the shorter one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from linnet.errors import ConfigError
 
 MIN_WORDS, MAX_WORDS = 2, 12
 DIGIT_SHARE = 0.05
-SAMPLER_SHARE = 0.45  # of all sentences, where transcripts were given
+RANDOM_SHARE = 0.35  # a decoder that can guess the next word does not learn to listen
+SAMPLER_SHARE = 0.3  # of all sentences, where transcripts were given
+RANDOM_WORDS = 7  # at most, in a random order
 SWAP_CHANCE = 0.25  # for each sampled word that belongs to exactly one class of the vocabulary
 MAX_DEPTH = 7  # below it the grammar picks the alternative with the fewest symbols
 TRIES_PER_SENTENCE = 50
@@ -39,6 +42,7 @@ def sentences(count: int, *, seed: int, texts: Iterable[str] = ()) -> list[str]:
         raise ConfigError(f"cannot write {count} sentences; accepted: 0 or more; pass a count that is not negative")
     rng = random.Random(seed)
     sampler = Trigrams(texts)
+    words = sorted(vocabulary() | sampler.words)
     seen: set[str] = set()
     out: list[str] = []
     while len(out) < count:
@@ -47,7 +51,9 @@ def sentences(count: int, *, seed: int, texts: Iterable[str] = ()) -> list[str]:
         draft: Callable[[random.Random], str]
         if kind < DIGIT_SHARE:
             draft = _digits
-        elif sampler.usable and kind < DIGIT_SHARE + SAMPLER_SHARE:
+        elif kind < DIGIT_SHARE + RANDOM_SHARE:
+            draft = partial(_random_order, words)
+        elif sampler.usable and kind < DIGIT_SHARE + RANDOM_SHARE + SAMPLER_SHARE:
             draft = sampler.sample
         else:
             draft = _from_grammar
@@ -64,6 +70,11 @@ def sentences(count: int, *, seed: int, texts: Iterable[str] = ()) -> list[str]:
 def mandarin_words(texts: Iterable[str]) -> list[str]:
     """The distinct Mandarin words among `texts`, in their order; each is already a good prompt of its own."""
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def common_mandarin_words() -> list[str]:
+    """About 1,400 everyday Mandarin words, those of an elementary course (words_zh.txt)."""
+    return mandarin_words((_HERE / "words_zh.txt").read_text(encoding="utf-8").split())
 
 
 def vocabulary() -> frozenset[str]:
@@ -94,6 +105,11 @@ class Trigrams:
             for words in phrases(text):
                 if len(words) >= MIN_WORDS:
                     self._count(words)
+
+    @property
+    def words(self) -> set[str]:
+        """All words of the transcripts."""
+        return {word for (word, *_) in self._after} - {"<s>"}
 
     @property
     def usable(self) -> bool:
@@ -136,6 +152,10 @@ class _Weighted:
 
 def _digits(rng: random.Random) -> str:
     return " ".join(rng.choice(_word_forms()["DIGIT"]) for _ in range(rng.randint(1, 5)))
+
+
+def _random_order(words: Sequence[str], rng: random.Random) -> str:
+    return " ".join(rng.choice(words) for _ in range(rng.randint(MIN_WORDS, RANDOM_WORDS)))
 
 
 def _from_grammar(rng: random.Random) -> str:

@@ -24,7 +24,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from linnet.data.corpora.sentences import mandarin_words, sentences
+from linnet.data.corpora.sentences import common_mandarin_words, mandarin_words, sentences
 from linnet.errors import ConfigError
 from linnet.manifest import Utterance, read_manifest, write_manifest
 
@@ -80,7 +80,7 @@ def synthesize(
     seed: int,
     texts: Iterable[str] = (),
     mandarin: Sequence[str] = (),
-    mandarin_voices: int = 2,
+    mandarin_voices: int = 3,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -277,7 +277,7 @@ def main() -> None:
         count=options.count,
         seed=options.seed,
         texts=[u.text for u in utterances if u.text and u.language == "en"],
-        mandarin=[u.text for u in utterances if u.text and u.language == "zh"],
+        mandarin=[*(u.text for u in utterances if u.text and u.language == "zh"), *common_mandarin_words()],
         workers=options.workers,
         progress=_show,
     )

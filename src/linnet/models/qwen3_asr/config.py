@@ -79,14 +79,18 @@ class Qwen3ASRTrainConfig(TrainConfig):
     """Updates in which the encoder learns from CTC alone. From scratch, the decoder first learns a language model that
     ignores the sound, and its gradient holds the encoder back (docs/log.md)."""
 
-    clean_epochs: int = 0
-    """Epochs at the start without augmentation: alignment is learned sooner from clean speech."""
+    ramp_epochs: int = 0
+    """Epochs over which augmentation grows to its full strength: alignment is learned sooner from clean speech."""
 
     context_probability: float = 0.0
     """Share of clips whose prompt carries hot words, so that a context is no surprise and not a transcript either."""
 
     drop_path: float = 0.1
     """Stochastic depth: share of residual branches left out per clip."""
+
+    history_noise: float = 0.0
+    """Share of the answer's tokens that the decoder reads wrongly while it predicts the next: what came before is then
+    a bad guide, and the sound a better one (word dropout: Bowman et al. 2016, arXiv:1511.06349)."""
 
     label_smoothing: float = 0.1
     attention: Literal["windowed", "full"] = "windowed"

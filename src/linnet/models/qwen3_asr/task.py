@@ -93,10 +93,12 @@ class Losses(NamedTuple):
 class TrainableQwen3ASR(nn.Module):
     """The recogniser and its CTC head; `forward` gives all losses, so that DDP sees one call."""
 
-    def __init__(self, asr: Qwen3ASR, *, label_smoothing: float, token_ctc: bool = False) -> None:
+    def __init__(
+        self, asr: Qwen3ASR, *, label_smoothing: float, token_ctc: bool = False, history_noise: float = 0.0
+    ) -> None:
         super().__init__()
         self.asr = asr
-        self.label_smoothing, self.token_ctc = label_smoothing, token_ctc
+        self.label_smoothing, self.token_ctc, self.history_noise = label_smoothing, token_ctc, history_noise
         self.ctc_head = nn.Linear(asr.config.d_model, CTC_STEPS * CTC_CLASSES)
 
     def forward(self, batch: Batch, *, ctc_alone: bool = False) -> Losses:
@@ -104,8 +106,8 @@ class TrainableQwen3ASR(nn.Module):
         hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
         audio = self.asr.audio_tower.project(hidden)
         heard = self.asr.audio_tower.project(hidden.detach()) if ctc_alone else audio
-        states = self.asr.model(self.asr.embed(batch.tokens, [heard]))
         wanted = batch.labels != IGNORED
+        states = self.asr.model(self.asr.embed(self._misread(batch.tokens, wanted), [heard]))
         logits, labels = self.asr.logits(states[wanted]), batch.labels[wanted]
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         ctc, skipped = self._ctc(hidden, lengths, batch.transcripts)
@@ -116,6 +118,17 @@ class TrainableQwen3ASR(nn.Module):
             log_probs = self.asr.logits(audio).float().log_softmax(-1)
             token_ctc, _ = ctc_loss(log_probs, lengths, batch.words, blank=self.asr.config.audio_token_id)
         return Losses(cross_entropy, ctc, token_ctc, int((logits.argmax(-1) == labels).sum()), skipped)
+
+    def _misread(self, tokens: Tensor, wanted: Tensor) -> Tensor:
+        """`tokens` [B, T] with a share of the answer's replaced by other answers' tokens, drawn from the batch."""
+        if not (self.training and self.history_noise):
+            return tokens
+        # The first wanted position reads the end of the prompt, which stays.
+        answer = wanted & torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], dim=1)
+        misread = answer & (torch.rand(tokens.shape, device=tokens.device) < self.history_noise)
+        known = tokens[answer]
+        drawn = known[torch.randint(len(known), (int(misread.sum()),), device=tokens.device)]
+        return tokens.masked_scatter(misread, drawn)
 
     def _ctc(self, hidden: Tensor, lengths: list[int], transcripts: list[Tensor]) -> tuple[Tensor, int]:
         log_probs = self.ctc_head(hidden).float().view(-1, CTC_CLASSES).log_softmax(-1)
@@ -175,7 +188,10 @@ class Qwen3ASRTask:
             initialise(asr)
         asr.audio_tower.gradient_checkpointing = asr.model.gradient_checkpointing = self.config.gradient_checkpointing
         return TrainableQwen3ASR(
-            asr, label_smoothing=self.config.label_smoothing, token_ctc=self.config.token_ctc_weight > 0
+            asr,
+            label_smoothing=self.config.label_smoothing,
+            token_ctc=self.config.token_ctc_weight > 0,
+            history_noise=self.config.history_noise,
         )
 
     def build_loader(self, split: Split) -> Loader:
@@ -214,7 +230,7 @@ class Qwen3ASRTask:
             features=WHISPER_128,
             augment=config.augment,
             seed=config.seed,
-            clean_epochs=config.clean_epochs,
+            ramp_epochs=config.ramp_epochs,
             context_probability=config.context_probability,
         )
         return Loader(dataset, sampler, collate=self.collate, workers=config.workers)

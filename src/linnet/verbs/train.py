@@ -1,0 +1,37 @@
+"""`linnet train`: train a preset on manifests."""
+
+from __future__ import annotations
+
+import sys
+
+from linnet.errors import ConfigError
+from linnet.verbs.run_folder import needs_torch
+
+
+def train(arguments: list[str]) -> int:
+    """Train a preset: its dataclass is the command line, so it parses for itself."""
+    from linnet.models.presets import PRESETS
+
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        lines = [f"  {name:16}{preset.summary}\n" for name, preset in PRESETS.items()]
+        usage = "usage: linnet train PRESET [options]        linnet train PRESET --help tells more\n\n"
+        (sys.stdout if arguments else sys.stderr).write(usage + "".join(lines))
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset '{name}'; accepted: {', '.join(PRESETS)}.")
+    import tyro
+
+    config = tyro.cli(
+        type(PRESETS[name]),
+        default=PRESETS[name],
+        prog=f"linnet train {name}",
+        description=f"{type(PRESETS[name]).__doc__}\n\n{name}: {PRESETS[name].summary}.\n"
+        "Add --resume to go on with an interrupted run.",
+        args=[argument for argument in arguments[1:] if argument != "--resume"],
+    )
+    with needs_torch("Training"):
+        from linnet.train.trainer import fit
+    run = fit(config, resume="--resume" in arguments)
+    sys.stdout.write(f"{run.path}\n")
+    return 0

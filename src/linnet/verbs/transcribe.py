@@ -1,0 +1,58 @@
+"""`linnet transcribe`: audio → text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from linnet.verbs.terminal import say
+
+
+def transcribe(
+    audio: tuple[str, ...],
+    /,
+    model: str = "nano",
+    format: Literal["txt", "srt", "vtt", "tsv", "json", "verbose_json"] = "txt",
+    output_dir: Path | None = None,
+    language: str | None = None,
+    context: str = "",
+    decoder: Literal["auto", "onnx", "gguf"] = "auto",
+    attention: Literal["windowed", "full"] = "windowed",
+    threads: int | None = None,
+    json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Turn speech into text. The text goes to stdout, progress and errors to stderr.
+
+    One recording prints its text; several, a folder or a glob print "path: text" lines, each recording once. One bad
+    file does not stop the others: it is reported, and the exit code is 1.
+
+    Args:
+        audio: Files, folders (searched for audio), quoted globs, or - for stdin.
+        model: nano (embedded), a bundle folder, or the name of a pulled model.
+        format: Output format of the transcript.
+        output_dir: Write one file per recording here, and print the paths of these files instead of text.
+        language: Force a language (code or name, e.g. zh); by default the model detects it.
+        context: Names and words likely to occur, as plain text.
+        decoder: Which decoder of the bundle to use.
+        attention: Encoder attention: windowed (8 s, default) or full.
+        threads: CPU threads; by default all cores.
+        json: Print one JSON line per recording (text, segments, timings, speed) instead of the text.
+        quiet: No progress on stderr.
+    """
+    from linnet.runtime.loader import load_model
+    from linnet.transcribe import transcribe_files
+
+    if not audio:
+        say("linnet transcribe: name files, folders, globs, or - for stdin. Try: linnet transcribe --help")
+        return 2
+    return transcribe_files(
+        audio,
+        load=lambda: load_model(model, decoder=decoder, threads=threads, attention=attention),
+        format=format,
+        output_dir=output_dir,
+        language=language,
+        context=context,
+        json=json,
+        quiet=quiet,
+    )
