@@ -21,7 +21,7 @@ from linnet.models.presets import TINY, TINY_SHAPE
 from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
 from linnet.models.qwen3_asr.export import export_run
 from linnet.models.qwen3_asr.model import Qwen3ASR
-from linnet.models.qwen3_asr.task import Batch, Qwen3ASRTask
+from linnet.models.qwen3_asr.task import IGNORED, Batch, Qwen3ASRTask, TrainableQwen3ASR
 from linnet.runtime.loader import load_model
 from linnet.train.run_folder import RunFolder
 from linnet.train.task import StepOutput
@@ -233,6 +233,26 @@ def test_batches_hold_what_the_recipe_draws(config: Qwen3ASRTrainConfig) -> None
             drawn += clips
     assert drawn / epochs == pytest.approx(14 + 4, abs=5 * (10 * 0.24 / epochs) ** 0.5)  # five standard errors
     assert sum(len(batch.frames) for batch in task.build_loader("dev").epoch(0)) == 3
+
+
+def test_history_noise_misreads_the_answer_alone(config: Qwen3ASRTrainConfig) -> None:
+    task = Qwen3ASRTask(replace(config, history_noise=0.4))
+    model = task.build_model()
+    assert isinstance(model, TrainableQwen3ASR)
+    batch = next(task.build_loader("train").epoch(0))
+    wanted = batch.labels != IGNORED
+    answers = set(batch.labels[wanted].tolist())
+    torch.manual_seed(0)
+    drawn = [model._misread(batch.tokens, wanted) for _ in range(200)]
+    changed = torch.stack([read != batch.tokens for read in drawn]).float().mean(0)
+    first_answer = wanted.long().argmax(dim=1) + 1  # the first wanted position reads the prompt's end
+    for row, start in enumerate(first_answer.tolist()):
+        end = int(wanted[row].nonzero().max()) + 1
+        assert changed[row, :start].sum() == 0 and changed[row, end:].sum() == 0
+        assert 0.1 < float(changed[row, start:end].mean()) < 0.45  # some draws hit the same token
+    assert all(set(read[wanted].tolist()) <= answers | set(batch.tokens[wanted].tolist()) for read in drawn)
+    model.eval()
+    assert torch.equal(model._misread(batch.tokens, wanted), batch.tokens)
 
 
 def test_batches_move_to_a_device(config: Qwen3ASRTrainConfig) -> None:

@@ -9,7 +9,8 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,12 @@ def collate(points: Sequence[Point]) -> tuple[list[Key], Tensor, Tensor]:
 
 if __name__ == "__main__":
     run_dir, rank = Path(sys.argv[1]), os.environ["RANK"]
-    fit(LinearConfig(run_dir=run_dir, steps=6, warmup_steps=0, points=18, save_every=3, average_weights=0.9))
+    config = LinearConfig(run_dir=run_dir, steps=6, warmup_steps=0, points=18, save_every=3, average_weights=0.9)
+    fit(config)
     assert LinearTask.built is not None
     (run_dir / f"keys-{rank}.json").write_text(json.dumps(LinearTask.built.keys))
     save_file(dict(LinearTask.built.model.state_dict()), run_dir / f"weights-{rank}.safetensors")
+    with suppress(KeyboardInterrupt):
+        fit(replace(config, run_dir=run_dir / "interrupted", interrupt_at=4))
+    fit(replace(config, run_dir=run_dir / "interrupted"), resume=True)
+    save_file(dict(LinearTask.built.model.state_dict()), run_dir / f"resumed-{rank}.safetensors")

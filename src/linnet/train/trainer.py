@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 
 from linnet.errors import TrainingError
@@ -49,7 +49,7 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
     if resume:  # from the start if it was interrupted before the first checkpoint
         if run.has("last"):
             weights, state = run.load("last")
-            _restore(model, optimizer, average, weights, state)
+            _restore(model, optimizer, average, weights, state, rank=accelerator.process_index)
         if accelerator.is_main_process:
             run.trim_log(state["step"])
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -175,6 +175,7 @@ class _Loop:
 
     def _save(self, name: str, *, live: bool = True) -> None:
         """`last` holds the live weights and the average; `best` holds the weights that were validated."""
+        rng = gather_object([_random_state()]) if live else []  # every rank draws its own dropout
         if not self.accelerator.is_main_process:
             return
         model = self.accelerator.unwrap_model(self.model)
@@ -185,12 +186,7 @@ class _Loop:
                 "counted": self.counted,
                 "optimizer": self.optimizer.state_dict(),
                 "average": {"updates": self.average.updates, "weights": self.average.weights} if self.average else None,
-                "rng": {
-                    "torch": torch.get_rng_state(),
-                    "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                    "python": _plain(random.getstate()),
-                    "numpy": _plain(np.random.get_state()),
-                },
+                "rng": rng,
             }
         self.run.save(name, trainable_weights(model), state)
 
@@ -201,6 +197,8 @@ def _restore(
     average: WeightAverage | None,
     weights: dict[str, Tensor],
     state: dict[str, Any],
+    *,
+    rank: int,
 ) -> None:
     model.load_state_dict(weights, strict=False)
     missing = trainable_weights(model).keys() - weights.keys()
@@ -212,13 +210,25 @@ def _restore(
     optimizer.load_state_dict(state["optimizer"])
     if average and state["average"]:
         average.updates, average.weights = state["average"]["updates"], dict(state["average"]["weights"])
-    torch.set_rng_state(state["rng"]["torch"])
-    if torch.cuda.is_available() and state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-    version, internal, gauss = state["rng"]["python"]
+    # With more processes than before, a resumed run is a valid one, but not the one it would have been.
+    rng = state["rng"][rank % len(state["rng"])]
+    torch.set_rng_state(rng["torch"])
+    if torch.cuda.is_available() and rng["cuda"]:
+        torch.cuda.set_rng_state_all(rng["cuda"])
+    version, internal, gauss = rng["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, *rest = state["rng"]["numpy"]
+    name, keys, *rest = rng["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of every generator of this process."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": _plain(random.getstate()),
+        "numpy": _plain(np.random.get_state()),
+    }
 
 
 def _plain(state: Any) -> Any:
