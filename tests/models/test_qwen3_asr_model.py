@@ -170,7 +170,7 @@ def test_convolutions_follow_the_official_rule(config: Qwen3ASRConfig, chunk_fra
     model = Qwen3ASR(replace(config, chunk_frames=chunk_frames)).eval()
     clips = [mel(frames) for frames in lengths]
     with torch.no_grad():
-        tokens, counts = model.audio_tower._convolve(clips)
+        tokens, counts = model.audio_tower.convolve(clips)
         assert counts == [model.config.audio_tokens(frames) for frames in lengths]
         for clip, part in zip(clips, tokens.split(counts), strict=True):
             torch.testing.assert_close(part, convolve_directly(model, clip), atol=SUMS, rtol=0)
@@ -180,8 +180,8 @@ def test_a_padded_lone_chunk_would_differ(model: Qwen3ASR) -> None:
     # The rule is worth its code: padding a clip of 51 frames to 100 changes its last token.
     clip = mel(51)
     with torch.no_grad():
-        right = model.audio_tower._convolve([clip])[0]
-        padded = model.audio_tower._convolve([F.pad(clip, (0, 49))])[0][: len(right)]
+        right = model.audio_tower.convolve([clip])[0]
+        padded = model.audio_tower.convolve([F.pad(clip, (0, 49))])[0][: len(right)]
     torch.testing.assert_close(padded[:-1], right[:-1], atol=SUMS, rtol=0)
     assert (padded[-1] - right[-1]).abs().max() > 1e-3
 
@@ -432,7 +432,7 @@ def test_fresh_weights_let_the_sound_through(task: Qwen3ASRTask, trainable: Trai
     tower = trainable.asr.audio_tower
     speech = torch.from_numpy(log_mel(read_audio(clip)[: 5 * 16_000]))
     with torch.no_grad():
-        tokens, _ = tower._convolve([speech])
+        tokens, _ = tower.convolve([speech])
     positions = tower.positions.repeat(5, 1)[: len(tokens)]
     sound_over_time, positions_over_time = (float(x.std(dim=0).mean()) for x in (tokens - positions, positions))
     assert 0.3 < sound_over_time / positions_over_time < 10

@@ -54,14 +54,18 @@ class Qwen3ASR(nn.Module):
         `mels`: one [n_mels, F] per row of `tokens`.
         """
         audio = self.audio_tower(mels)
-        return self.logits(self.model(self.embed(tokens, audio)))
+        return self.logits(self.model(self.embed(tokens, audio), audio_places=self.audio_places(tokens)))
+
+    def audio_places(self, tokens: Tensor) -> Tensor:
+        """Where prompts [B, T] take the audio: the only positions that adapters of the decoder may touch."""
+        return tokens == self.config.audio_token_id
 
     def embed(self, tokens: Sequence[int] | Tensor, audio: Sequence[Tensor]) -> Tensor:
         """Token embeddings [B, T, H] with each clip's encoder output (list of [L, H]) at its audio places."""
         assert isinstance(tokens, Tensor)
         embeddings = self.model.embed_tokens(tokens)
-        places = tokens == self.config.audio_token_id
-        return embeddings.masked_scatter(places[..., None], torch.cat(list(audio)).to(embeddings.dtype))
+        places = self.audio_places(tokens)[..., None]
+        return embeddings.masked_scatter(places, torch.cat(list(audio)).to(embeddings.dtype))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [..., V] through the tied embedding table."""
@@ -81,7 +85,8 @@ class Qwen3ASR(nn.Module):
         for rows in by_length.values():
             tokens = torch.tensor([prompts[row] for row in rows], device=audio[0].device)
             caches = [KVCache() for _ in self.model.layers]
-            hidden = self.model(self.embed(tokens, [audio[row] for row in rows]), caches=caches)
+            embeddings = self.embed(tokens, [audio[row] for row in rows])
+            hidden = self.model(embeddings, caches=caches, audio_places=self.audio_places(tokens))
             done = torch.zeros(len(rows), dtype=torch.bool, device=tokens.device)
             for step in range(max_new_tokens):
                 chosen = self.logits(hidden[:, -1]).argmax(-1)
@@ -112,6 +117,7 @@ class AudioEncoder(nn.Module):
         self.ln_post = nn.LayerNorm(config.d_model)
         self.proj1 = nn.Linear(config.d_model, config.d_model)
         self.proj2 = nn.Linear(config.d_model, config.output_dim)
+        self.adapters = nn.ModuleDict()  # "<layer>": behind that layer, "output": on the embeddings (adapters.py)
         self.gradient_checkpointing = False
         self.positions: Tensor
         positions = sinusoids(config.chunk_tokens(config.chunk_frames), config.d_model)
@@ -120,27 +126,49 @@ class AudioEncoder(nn.Module):
     def forward(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Clips [n_mels, F_b] → embeddings [L_b, output_dim], L_b by `config.audio_tokens(F_b)`."""
         hidden, lengths = self.hidden(mels)
-        embeddings = self.project(hidden)
+        embeddings = self.adapt_output(self.project(hidden), lengths)
         return list(embeddings.split(lengths))
 
     def project(self, hidden: Tensor) -> Tensor:
         """[..., D] → [..., output_dim]."""
         return self.proj2(F.gelu(self.proj1(hidden)))
 
+    def adapt_output(self, embeddings: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`project`ed clips [ΣL, output_dim] after the adapter there, if there is one."""
+        if "output" not in self.adapters:
+            return embeddings
+        x, keep = _pad_windows(embeddings, self._windows(lengths))
+        return self.adapters["output"](x, keep)[keep]
+
     def hidden(self, mels: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """Transformer output after `ln_post`, all clips one after another [ΣL, D], and each clip's L."""
-        tokens, lengths = self._convolve(mels)
-        windows = self._windows(lengths)
-        x, keep = _pad_windows(tokens, windows)
-        mask = None if bool(keep.all()) else keep[:, None, None, :]
-        for layer in self.layers:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, mask, use_reentrant=False)
-            else:
-                x = layer(x, mask)
-        return self.ln_post(x[keep]), lengths
+        tokens, lengths = self.convolve(mels)
+        return self.ln_post(self.transform(tokens, lengths)), lengths
 
-    def _convolve(self, mels: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    def transform(self, tokens: Tensor, lengths: Sequence[int], *, start: int = 0, stop: int | None = None) -> Tensor:
+        """Tokens [ΣL, D] that enter layer `start` → what enters layer `stop` (by default: what enters `ln_post`).
+
+        The adapter behind a layer belongs to what follows it: it runs first if `start` is the next layer.
+        """
+        last = len(self.layers) if stop is None else stop
+        x, keep = _pad_windows(tokens, self._windows(lengths))
+        whole = bool(keep.all())
+        mask, kept = (None, None) if whole else (keep[:, None, None, :], keep)
+        for index in range(start, last):
+            x = self._adapt(index - 1, x, kept)
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(self.layers[index], x, mask, use_reentrant=False)
+            else:
+                x = self.layers[index](x, mask)
+        if stop is None:
+            x = self._adapt(last - 1, x, kept)
+        return x[keep]
+
+    def _adapt(self, layer: int, x: Tensor, keep: Tensor | None) -> Tensor:
+        name = str(layer)
+        return self.adapters[name](x, keep) if name in self.adapters else x
+
+    def convolve(self, mels: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """Clips → conv tokens with positions, all clips one after another [ΣL, D], and each clip's L.
 
         The official rule: the tail chunk of a longer clip is zero-padded to full length and convolved whole, but a clip
@@ -223,12 +251,20 @@ class TextDecoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, drop_path) for _ in range(config.decoder_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.adapters = nn.ModuleDict()  # "<layer>": behind that layer, on audio positions alone (adapters.py)
         self.gradient_checkpointing = False
 
-    def forward(self, embeddings: Tensor, *, caches: Sequence[KVCache] | None = None) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        *,
+        caches: Sequence[KVCache] | None = None,
+        audio_places: Tensor | None = None,
+    ) -> Tensor:
         """Embeddings [B, T, H] → hidden states [B, T, H]; with caches, T continues what they hold.
 
-        Padding belongs on the right: causal attention then never looks at it.
+        `audio_places` [B, T] marks audio, which adapters change; a step that holds none (one token of an answer) needs
+        no mask. Padding belongs on the right: causal attention then never looks at it.
         """
         past = caches[0].keys.shape[2] if caches and caches[0].keys is not None else 0
         rotary = rotary_table(past, embeddings.shape[1], self.config, embeddings)
@@ -238,7 +274,19 @@ class TextDecoder(nn.Module):
                 x = checkpoint(layer, x, rotary, None, use_reentrant=False)
             else:
                 x = layer(x, rotary, caches[index] if caches else None)
+            if str(index) in self.adapters and audio_places is not None:
+                x = self._adapt(index, x, audio_places)
         return self.norm(x)
+
+    def _adapt(self, index: int, x: Tensor, audio_places: Tensor) -> Tensor:
+        # Windows as in the encoder. The text comes after the audio, so what is mixed here never holds the answer.
+        size = self.config.window_tokens
+        lengths: list[int] = audio_places.sum(dim=1).tolist()
+        windows = [min(size, length - start) for length in lengths for start in range(0, length, size)]
+        if not windows:
+            return x
+        padded, keep = _pad_windows(x[audio_places], windows)
+        return x.masked_scatter(audio_places[..., None], self.adapters[str(index)](padded, keep)[keep])
 
 
 class DecoderLayer(nn.Module):
