@@ -65,7 +65,7 @@ class AdapterConfig:
             raise ConfigError(f"Adapter norm {self.norm!r} is unknown; accepted: pre, post.")
         if self.mode == "lora" and any(site.startswith("decoder.") for site in self.sites):
             raise ConfigError(
-                "lora changes a layer for every position, but in the decoder an adapter may touch audio positions only; "
+                "lora changes a layer at every position, but in the decoder an adapter may touch audio alone; "
                 "use encoder sites, or another mode."
             )
 
