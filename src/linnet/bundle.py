@@ -119,17 +119,15 @@ def write_bundle(
         "provenance": dict(provenance),
         "parity": dict(parity),
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    partial = folder / (DESCRIPTION + ".partial")
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, folder / DESCRIPTION)
-    finally:
-        partial.unlink(missing_ok=True)
+    _write_description(folder, description)
     return read_bundle(folder, verify=False)
+
+
+def write_parity(bundle: Bundle, parity: Mapping[str, Any]) -> Bundle:
+    """Replace the parity figures in `bundle.json`, atomically, and nothing else; returns the bundle with them."""
+    description = json.loads((bundle.path / DESCRIPTION).read_text(encoding="utf-8"))
+    _write_description(bundle.path, description | {"parity": dict(parity)})
+    return dataclasses.replace(bundle, parity=dict(parity))
 
 
 def read_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
@@ -159,6 +157,19 @@ def verify_files(bundle: Bundle) -> None:
     """Compare the SHA-256 of every file, whatever its size; raises BundleCorruptError naming the first that differs."""
     for file in bundle.files:
         _check(bundle, file, hashed=True)
+
+
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    partial = folder / (DESCRIPTION + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, folder / DESCRIPTION)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _is_ignored(path: Path, folder: Path) -> bool:

@@ -5,9 +5,13 @@
     │   ├── AudioNotFoundError (FileNotFoundError)   no such file
     │   ├── AudioDecodeError                 not audio, truncated, or a codec we cannot read
     │   └── AudioContentError                readable, but empty, NaN, or too short for the task
+    ├── VideoError (ValueError)              something is wrong with the pictures of a recording
+    │   ├── VideoDecodeError                 no video track, truncated, or a codec we cannot read
+    │   └── VideoContentError                readable, but without a face, or too short to read lips
     ├── ManifestError (ValueError)           a manifest line is wrong; carries file:line
     ├── LanguageError (ValueError)           a language the model does not know
     ├── ConfigError (ValueError)             an option or a preset that cannot work
+    ├── DownloadError                        a hub could not be reached, or sent something else than it lists
     ├── CheckpointError                      a safetensors checkpoint is missing, truncated or foreign
     ├── BundleError                          a bundle cannot be used
     │   ├── BundleNotFoundError (FileNotFoundError)
@@ -47,6 +51,18 @@ class AudioContentError(AudioError):
     """The audio decodes, but its samples cannot be used: empty, NaN or infinite, or too short."""
 
 
+class VideoError(LinnetError, ValueError):
+    """Something is wrong with the pictures of a recording; its sound may still be usable."""
+
+
+class VideoDecodeError(VideoError):
+    """There is no video track, or it cannot be decoded to its end."""
+
+
+class VideoContentError(VideoError):
+    """The video decodes, but lips cannot be read from it: no face, or hardly any frames."""
+
+
 class ManifestError(LinnetError, ValueError):
     """A manifest is malformed; the message carries file:line."""
 
@@ -57,6 +73,10 @@ class LanguageError(LinnetError, ValueError):
 
 class ConfigError(LinnetError, ValueError):
     """An option, preset or combination of them cannot work."""
+
+
+class DownloadError(LinnetError):
+    """A model could not be downloaded: no network, no such model, wrong content, or no space."""
 
 
 class CheckpointError(LinnetError):

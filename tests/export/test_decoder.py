@@ -122,7 +122,7 @@ def rounded(tensors: RandomTensors, precision: str) -> RandomTensors:
     return result
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.15), ("int8_blocks", 0.08), ("int4", 0.08)])
+@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.15), ("int8-careful", 0.08), ("int4", 0.08)])
 def test_quantised_graph_computes_with_the_quantised_weights(
     tensors: RandomTensors, prompt: FloatArray, tmp_path: Path, precision: str, limit: float
 ) -> None:
@@ -134,7 +134,7 @@ def test_quantised_graph_computes_with_the_quantised_weights(
     assert 0.0001 < error < limit
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.15), ("int8_blocks", 0.1), ("int4", 0.6)])
+@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.15), ("int8-careful", 0.1), ("int4", 0.6)])
 def test_quantised_logits_stay_near_fp32(
     tensors: RandomTensors, prompt: FloatArray, tmp_path: Path, precision: str, limit: float
 ) -> None:
@@ -158,7 +158,7 @@ def test_embedding_rows_are_the_heads_own(tensors: RandomTensors, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("precision", "bytes_per_weight"),
-    [("fp32", 4.0), ("int8", 1.0), ("int8_blocks", 1 + 4 / 32), ("int4", 0.5 + 4 / 64)],
+    [("fp32", 4.0), ("int8", 1.0), ("int8-careful", 1 + 4 / 32), ("int4", 0.5 + 4 / 64)],
 )
 def test_every_weight_is_stored_once(
     tensors: RandomTensors, tmp_path: Path, precision: str, bytes_per_weight: float
@@ -204,7 +204,7 @@ def test_one_layer_and_one_head_per_group(tmp_path: Path) -> None:
 
 
 def test_unknown_precision_is_refused(tensors: RandomTensors, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"'int2'.*fp32, int8, int8_blocks, int4"):
+    with pytest.raises(ExportError, match=r"'int2'.*fp32, int8, int8-careful, int4"):
         write_decoder(tensors, CONFIG, tmp_path / "decoder.onnx", precision="int2")
     assert not list(tmp_path.iterdir())
 

@@ -86,7 +86,7 @@ def test_float_encoder_agrees_with_the_official_one(
         np.testing.assert_allclose(audio, expected, atol=AGREEMENT, rtol=0, err_msg=f"{name} {attention}")
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8_blocks"])
+@pytest.mark.parametrize("precision", ["int8", "int8-careful"])
 def test_int8_encoder_stays_close_in_every_frame(
     load: Callable[[str], Encoder], cases: dict[str, FloatArray], precision: str
 ) -> None:
@@ -102,7 +102,7 @@ def test_int8_encoder_stays_close_in_every_frame(
         assert cosine.min() > 0.998, f"{name}: {cosine.min():.5f}"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8_blocks"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-careful"])
 @pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 16, 17, 50, 99, 100])
 def test_tokens_of_a_chunk_follow_the_formula(load: Callable[[str], Encoder], precision: str, frames: int) -> None:
     encoder = load(precision)
@@ -155,7 +155,7 @@ def test_large_weights_lie_beside_the_graph(checkpoint: Path, tmp_path: Path, mo
 @pytest.mark.parametrize("precision", ["int4", "fp16", ""])
 def test_other_precisions_are_refused(golden: Path, tmp_path: Path, precision: str) -> None:
     with (
-        pytest.raises(ExportError, match=r"accepted: fp32, int8, int8_blocks"),
+        pytest.raises(ExportError, match=r"accepted: fp32, int8, int8-careful"),
         open_checkpoint(golden / "qwen3_asr") as tensors,
     ):
         write_encoder(tensors, read_config(golden / "qwen3_asr"), tmp_path, precision=precision)

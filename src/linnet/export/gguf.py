@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import ExportError, MissingExtraError
+from linnet.export.quantize import FloatArray, TensorError, tensor_error_of_parts
 from linnet.export.safetensors import Tensors
 from linnet.export.tokenizer import Vocabulary, read_vocabulary
+from linnet.runtime.gguf_table import GgufFile, GgufTable
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 if TYPE_CHECKING:
@@ -53,6 +55,25 @@ def write_gguf(
     finally:
         wide.unlink(missing_ok=True)
     return ()
+
+
+def quantization_errors(path: Path, tensors: Tensors, config: Qwen3ASRConfig) -> tuple[TensorError, ...]:
+    """How far each quantised matrix of a GGUF file is from the checkpoint's; what is stored in float is left out.
+
+    The file is read back, so that this covers llama.cpp's K-quants as well, and the writing itself.
+    """
+    stored, errors = GgufFile(path), []
+    for theirs, ours in _names(config):
+        if len(tensors.shape(theirs)) == 2 and (table := stored.matrix(ours)).is_quantized:
+            errors.append(tensor_error_of_parts(theirs, _compare(tensors, theirs, table)))
+    return tuple(errors)
+
+
+def _compare(tensors: Tensors, name: str, table: GgufTable) -> Iterator[tuple[FloatArray, FloatArray]]:
+    first = 0
+    for rows in tensors.get_rows(name, at_once=2048):
+        yield rows, table.rows(range(first, first + len(rows)))
+        first += len(rows)
 
 
 def _write_simple(

@@ -7,10 +7,12 @@ Ctrl-C leaves nothing behind. Weights pass through memory one tensor at a time.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
+import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,15 +20,17 @@ from typing import Any
 import numpy as np
 
 from linnet import __version__
-from linnet.bundle import DESCRIPTION, Bundle, write_bundle
+from linnet.bundle import DESCRIPTION, Bundle, write_bundle, write_parity
 from linnet.errors import CheckpointError, ExportError
 from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
-from linnet.export.gguf import write_gguf
+from linnet.export.gguf import quantization_errors, write_gguf
+from linnet.export.quantize import TensorError
+from linnet.export.qwen3_asr_adapter import AdapterFile, check_adapter, count_parameters, fingerprint
 from linnet.export.qwen3_asr_checkpoint import read_config, read_json
 from linnet.export.qwen3_asr_decoder import PRECISIONS as ONNX_PRECISIONS
 from linnet.export.qwen3_asr_decoder import write_decoder
 from linnet.export.qwen3_asr_encoder import PRECISIONS as ENCODER_PRECISIONS
-from linnet.export.qwen3_asr_encoder import write_encoder
+from linnet.export.qwen3_asr_encoder import WHY_NO_4_BITS, write_encoder
 from linnet.export.safetensors import Tensors, open_checkpoint
 from linnet.export.tokenizer import write_tokenizer
 from linnet.features import WHISPER_128
@@ -34,6 +38,7 @@ from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.text import LANGUAGES, language_code
 
 FAMILY = "qwen3_asr"
+QUANTIZATION = "quantization.json"
 DEFAULT_DECODERS: Mapping[str, str] = MappingProxyType({"onnx": "int8"})
 
 
@@ -43,17 +48,23 @@ def convert(
     *,
     encoder: str = "int8",
     decoders: Mapping[str, str] = DEFAULT_DECODERS,
+    adapter: AdapterFile | None = None,
     name: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    check: Callable[[Bundle], Mapping[str, Any]] | None = None,
 ) -> Bundle:
     """Write the checkpoint folder as bundle folder `out`.
 
-    `encoder` is fp32, int8 or int8_blocks; `decoders` gives a precision for "onnx" (fp32, int8, int8_blocks, int4),
-    "gguf" (f32, f16, q8_0, q4_0, K-quants) or both. `overwrite` replaces `out` if it is a bundle. `progress` hears the
-    name of each part before it is written. Raises CheckpointError for an unusable checkpoint, ExportError for an
-    unknown choice, a target that is in the way, or a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
+    `encoder` is fp32, int8 or int8-careful; `decoders` gives a precision for "onnx" (fp32, int8, int8-careful, int4,
+    int4-asym), "gguf" (f32, f16, q8_0, q4_0, K-quants) or both. `adapter` is built into the encoder. `overwrite`
+    replaces `out` if it is a bundle. `progress` hears the name of each part before it is written. `check` sees the
+    finished bundle before it gets its name, and returns figures for its parity; if it raises, there is no bundle.
+    `quantization.json` in the bundle lists how far each quantised matrix is from the checkpoint's.
+
+    Raises CheckpointError for an unusable checkpoint, ExportError for an unknown choice, a target in the way, or
+    a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     _check_choices(encoder, decoders)
@@ -67,7 +78,11 @@ def convert(
         try:
             with open_checkpoint(checkpoint) as tensors:
                 _check_tied(tensors)
-                notes = _write_parts(tensors, config, checkpoint, work, encoder, decoders, name, progress)
+                if adapter is not None:
+                    check_adapter(adapter, config, fingerprint(tensors))
+                parts = (tensors, config, checkpoint, work, encoder, decoders, adapter, name, progress)
+                notes, errors = _write_parts(*parts)
+            weights = _write_errors(errors, work / QUANTIZATION)
             bundle = write_bundle(
                 work,
                 name=name,
@@ -78,8 +93,10 @@ def convert(
                 languages=languages,
                 provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__, **notes}
                 | dict(provenance or {}),
-                parity={},
+                parity={"weights": weights} if weights else {},
             )
+            if check is not None:
+                bundle = write_parity(bundle, bundle.parity | dict(check(bundle)))
             work.chmod(0o755)  # mkdtemp makes it private
             _move(work, out)
         finally:
@@ -99,19 +116,25 @@ def _write_parts(
     folder: Path,
     encoder: str,
     decoders: Mapping[str, str],
+    adapter: AdapterFile | None,
     name: str,
     progress: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """Write all files; returns what provenance should mention."""
+) -> tuple[dict[str, Any], dict[str, tuple[TensorError, ...]]]:
+    """Write all files; returns what provenance should mention, and the errors of the quantised matrices by part."""
     report = progress or (lambda part: None)
     notes: dict[str, Any] = {}
+    if adapter is not None:
+        parameters = count_parameters(adapter.config, config)
+        notes["adapter"] = {**dataclasses.asdict(adapter.config), "parameters": parameters, "base": adapter.base}
+    errors: dict[str, tuple[TensorError, ...]] = {}
     report("tokenizer")
     write_tokenizer(checkpoint, folder / "tokenizer.json")
     report("encoder")
-    write_encoder(tensors, config, folder, precision=encoder)
+    errors["encoder"] = write_encoder(tensors, config, folder, precision=encoder, adapter=adapter)
     if "onnx" in decoders:
         report("decoder.onnx")
-        write_decoder(tensors, config, folder / "decoder.onnx", precision=decoders["onnx"])
+        precision = decoders["onnx"]
+        errors["decoder.onnx"] = write_decoder(tensors, config, folder / "decoder.onnx", precision=precision)
     if "gguf" in decoders:
         report("decoder.gguf")
         kept = write_gguf(
@@ -124,12 +147,33 @@ def _write_parts(
         )
         if kept:
             notes["decoder.gguf kept in f16"] = list(kept)
-    return notes
+        errors["decoder.gguf"] = quantization_errors(folder / "decoder.gguf", tensors, config)
+    return notes, errors
+
+
+def _write_errors(errors: Mapping[str, Sequence[TensorError]], out: Path) -> dict[str, Any]:
+    """List the errors of all quantised matrices in `out`, none if there are none; returns a summary by part."""
+    errors = {part: found for part, found in errors.items() if found}
+    if errors:
+        listed = {part: [dataclasses.asdict(error) for error in found] for part, found in errors.items()}
+        out.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    summary = {}
+    for part, found in errors.items():
+        worst = max(found, key=lambda error: error.relative_rms)
+        summary[part] = {
+            "tensors": len(found),
+            "median_relative_rms": round(statistics.median(error.relative_rms for error in found), 5),
+            "worst": worst.name,
+            "worst_relative_rms": round(worst.relative_rms, 5),
+        }
+    return summary
 
 
 def _check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
     if encoder not in ENCODER_PRECISIONS:
-        raise ExportError(f"Encoder precision {encoder!r} is not offered; accepted: {', '.join(ENCODER_PRECISIONS)}.")
+        raise ExportError(
+            f"Encoder precision {encoder!r} is not offered; accepted: {', '.join(ENCODER_PRECISIONS)}. {WHY_NO_4_BITS}"
+        )
     offered = {"onnx": ONNX_PRECISIONS, "gguf": GGUF_PRECISIONS}
     if not decoders:
         raise ExportError("A bundle needs a decoder, got none; accepted: onnx, gguf or both.")
@@ -167,6 +211,19 @@ def _languages(checkpoint: Path) -> list[str]:
     """Codes of the languages that config.json lists by name; all of Qwen3-ASR's if it lists none (the -hf layout)."""
     names = read_json(checkpoint / "config.json").get("support_languages")
     return [language_code(name) for name in names] if names else list(LANGUAGES)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed conversion to `out` left beside it, and bring back a bundle it was about to replace.
+
+    Only for a caller that knows that no other process converts to `out` at this time.
+    """
+    for aside in out.parent.glob(f".{out.name}.old-*"):
+        if (aside / "bundle").is_dir() and not out.exists():
+            os.replace(aside / "bundle", out)
+        shutil.rmtree(aside, ignore_errors=True)
+    for work in out.parent.glob(f".{out.name}.partial-*"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _move(work: Path, out: Path) -> None:

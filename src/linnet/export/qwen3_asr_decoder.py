@@ -24,16 +24,17 @@ Precisions of the layers' matrices:
     int8         a scale per output channel of the weight and per token of the activation, integer products: the fastest
                  prefill and the fastest batches. One scale per tensor, the usual dynamic quantisation, is no faster,
                  less exact, and makes a sequence's result depend on its neighbours in the batch
-    int8_blocks  a scale per 32 weights and per 32 activations, as GGUF's Q8_0 computes: half the error, half the speed
+    int8-careful a scale per 32 weights and per 32 activations, as GGUF's Q8_0 computes: half the error, half the speed
                  of prefill
     int4         blocks of 4 bits, activations as above: half the memory, the fastest single stream
+    int4-asym    the same with a zero point per block: for weights that are not centred
 The tied table is in 8-bit blocks in all but fp32: its rows are the model's input as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,21 @@ from onnx import TensorProto, helper
 
 from linnet.errors import ExportError
 from linnet.export.onnx_graph import MICROSOFT, GraphWriter
-from linnet.export.quantize import BlockQuantized, FloatArray, quantize_blocks, quantize_channels
+from linnet.export.quantize import (
+    BlockQuantized,
+    FloatArray,
+    TensorError,
+    dequantize_blocks,
+    dequantize_channels,
+    quantize_blocks,
+    quantize_channels,
+    tensor_error,
+    tensor_error_of_parts,
+)
 from linnet.export.safetensors import Tensors
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
-PRECISIONS = ("fp32", "int8", "int8_blocks", "int4")
+PRECISIONS = ("fp32", "int8", "int8-careful", "int4", "int4-asym")
 TABLE = "model.embed_tokens.weight"
 TABLE_BLOCK = 32
 WEIGHT_BLOCK = {8: 32, 4: 64}
@@ -54,15 +65,17 @@ WEIGHT_BLOCK = {8: 32, 4: 64}
 INT8_CODES = 127  # a token's largest activation becomes ±127 around the zero point 128
 
 
-def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precision: str) -> None:
+def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precision: str) -> tuple[TensorError, ...]:
     """Write the graph `out` and, next to it, its weights `<out>.data`; `precision` is one of PRECISIONS.
 
-    Raises ExportError for an unknown precision, CheckpointError (from `tensors`) for a missing tensor.
+    Returns how far each quantised matrix is from the checkpoint's, nothing for fp32. Raises ExportError for an unknown
+    precision, CheckpointError (from `tensors`) for a missing tensor.
     """
     if precision not in PRECISIONS:
         raise ExportError(f"Decoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}.")
     with GraphWriter(out, inline_bytes=-1) as graph:  # the runtime maps the table from the data file, however small
-        table = _Decoder(graph, tensors, config, precision).write()
+        decoder = _Decoder(graph, tensors, config, precision)
+        table = decoder.write()
         layout = {
             "layers": config.decoder_layers,
             "kv_heads": config.decoder_kv_heads,
@@ -74,6 +87,7 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
         }
         metadata = {"linnet.decoder": json.dumps(layout)}
         graph.save("qwen3_asr_decoder", _inputs(config), _outputs(config), metadata=metadata)
+    return tuple(decoder.errors)
 
 
 class _Decoder:
@@ -81,6 +95,7 @@ class _Decoder:
 
     def __init__(self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
         self.graph, self.tensors, self.config, self.precision = graph, tensors, config, precision
+        self.errors: list[TensorError] = []
 
     def write(self) -> dict[str, int]:
         """All nodes from embeddings to logits; returns where the embedding table lies in the data file."""
@@ -169,8 +184,11 @@ class _Decoder:
             return self.graph.node("MatMul", [x, self.graph.constant(f"{name}.weight", weight.T)])
         if self.precision == "int8":
             return self.int8_product(name, x, weight)
-        output, bits = f"{name}.product", 4 if self.precision == "int4" else 8
-        self.blocks(name, x, quantize_blocks(weight, bits=bits, block=WEIGHT_BLOCK[bits]), weight.shape[1], output)
+        output, bits = f"{name}.product", 4 if self.precision.startswith("int4") else 8
+        symmetric = self.precision != "int4-asym"
+        quantized = quantize_blocks(weight, bits=bits, block=WEIGHT_BLOCK[bits], symmetric=symmetric)
+        self.errors.append(tensor_error(name, weight, dequantize_blocks(quantized)[:, : weight.shape[1]]))
+        self.blocks(name, x, quantized, weight.shape[1], output)
         return output
 
     def int8_product(self, name: str, x: str, weight: FloatArray) -> str:
@@ -180,6 +198,7 @@ class _Decoder:
         """
         graph = self.graph
         quantized = quantize_channels(weight)
+        self.errors.append(tensor_error(name, weight, dequantize_channels(quantized)))
         step = graph.constant("activation_step", np.array(1 / INT8_CODES, np.float32))
         zero_point = graph.constant("activation_zero_point", np.array(128, np.uint8))
         largest = graph.node("ReduceMax", [graph.node("Abs", [x]), graph.integers(-1)], keepdims=1)
@@ -189,17 +208,19 @@ class _Decoder:
         inputs = [codes, values, step, scales, zero_point]
         return graph.node("Mul", [graph.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT), largest])
 
-    def blocks(self, name: str, x: str, quantized: BlockQuantized, inputs: int, output: str) -> None:
+    def blocks(self, name: str, x: str, quantized: BlockQuantized, columns: int, output: str) -> None:
         """x · weightᵀ for a matrix in blocks; activations are quantised per token and block by the kernel."""
         packed = self.graph.constant(f"{name}.packed", quantized.packed)
-        scales = self.graph.constant(f"{name}.scales", quantized.scales)
+        inputs = [x, packed, self.graph.constant(f"{name}.scales", quantized.scales)]
+        if quantized.zero_points is not None:
+            inputs.append(self.graph.constant(f"{name}.zero_points", quantized.zero_points))
         self.graph.add(
             "MatMulNBits",
-            [x, packed, scales],
+            inputs,
             [output],
             domain=MICROSOFT,
             N=len(quantized.packed),
-            K=inputs,
+            K=columns,
             bits=quantized.bits,
             block_size=quantized.block,
             accuracy_level=4,
@@ -211,7 +232,8 @@ class _Decoder:
             values = self.graph.constant(TABLE, self.tensors.get(TABLE))
             self.graph.add("Gemm", [x, values], ["logits"], transB=1)
             return {"bits": 32, "values": self.graph.offset(values)}
-        parts = [quantize_blocks(rows, bits=8, block=TABLE_BLOCK) for rows in self.tensors.get_rows(TABLE)]
+        parts: list[BlockQuantized] = []
+        self.errors.append(tensor_error_of_parts(TABLE, self.table_rows(parts)))
         packed, scales = (
             np.concatenate([part.packed for part in parts]),
             np.concatenate([part.scales for part in parts]),
@@ -223,6 +245,12 @@ class _Decoder:
             "values": self.graph.offset(f"{TABLE}.packed"),
             "scales": self.graph.offset(f"{TABLE}.scales"),
         }
+
+    def table_rows(self, parts: list[BlockQuantized]) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Quantise the table block by block into `parts`; gives each block before and after."""
+        for rows in self.tensors.get_rows(TABLE):
+            parts.append(quantize_blocks(rows, bits=8, block=TABLE_BLOCK))
+            yield rows, dequantize_blocks(parts[-1])[:, : rows.shape[1]]
 
 
 def _inputs(config: Qwen3ASRConfig) -> list[onnx.ValueInfoProto]:

@@ -10,7 +10,7 @@ int8: weights are signed and symmetric, one scale per output channel; activation
 per tensor. A convolution becomes im2col on the quantised (1 byte) activation, nine strided slices side by side, and one
 integer matrix product; ConvInteger is four times slower. conv2d1 has one input channel and stays float.
 
-int8_blocks: the careful choice, for weights or audio whose activations have outliers. The matrices have one scale per
+int8-careful: for weights or audio whose activations have outliers. The matrices have one scale per
 128 weights and activations one per token and block, so that a loud frame costs its neighbours nothing; convolutions as
 in int8. About 1.6 times the time.
 """
@@ -25,31 +25,51 @@ from onnx import TensorProto, helper
 
 from linnet.errors import ExportError
 from linnet.export.onnx_graph import MICROSOFT, GraphWriter
-from linnet.export.quantize import quantize_blocks, quantize_channels
+from linnet.export.quantize import (
+    ChannelQuantized,
+    TensorError,
+    dequantize_blocks,
+    dequantize_channels,
+    quantize_blocks,
+    quantize_channels,
+    tensor_error,
+)
+from linnet.export.qwen3_asr_adapter import AdapterFile
+from linnet.export.qwen3_asr_adapter_graph import AdapterGraph
 from linnet.export.safetensors import Tensors
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 FloatArray = npt.NDArray[np.float32]
-PRECISIONS = ("fp32", "int8", "int8_blocks")  # 4 bits break recognition: cosine 0.95–0.97, loops and empty answers
+PRECISIONS = ("fp32", "int8", "int8-careful")
+WHY_NO_4_BITS = (
+    "An encoder of fewer than 8 bits breaks recognition (cosine .95 to .97 per frame: loops and empty answers) and is "
+    "not even faster; 4 bits belong in the decoder, as in --decoder int4."
+)
 BLOCK = 128
 LAYER_NORM_EPSILON = 1e-5
 _TIMESCALE = 10_000.0
 
 
-def write_encoder(tensors: Tensors, config: Qwen3ASRConfig, folder: Path, *, precision: str) -> None:
-    """Write `encoder_conv.onnx` and `encoder.onnx` (and `.data` files if large) into `folder`.
+def write_encoder(
+    tensors: Tensors, config: Qwen3ASRConfig, folder: Path, *, precision: str, adapter: AdapterFile | None = None
+) -> tuple[TensorError, ...]:
+    """Write `encoder_conv.onnx` and `encoder.onnx` (and `.data` files if large) into `folder`, with an adapter inside.
 
-    Raises ExportError for a precision that is not in PRECISIONS.
+    Returns how far each quantised matrix is from the checkpoint's, nothing for fp32. Raises ExportError for a precision
+    that is not in PRECISIONS, or an adapter with sites in the decoder.
     """
+    adapters = AdapterGraph(adapter, config)
     if precision not in PRECISIONS:
         raise ExportError(
-            f"Encoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}. "
-            "Fewer than 8 bits in the encoder break recognition; use them in the decoder."
+            f"Encoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}. {WHY_NO_4_BITS}"
         )
     with GraphWriter(folder / "encoder_conv.onnx") as graph:
-        _write_conv(_Encoder(graph, tensors, config, precision))
+        conv = _Encoder(graph, tensors, config, precision, adapters)
+        _write_conv(conv)
     with GraphWriter(folder / "encoder.onnx") as graph:
-        _write_transformer(_Encoder(graph, tensors, config, precision))
+        transformer = _Encoder(graph, tensors, config, precision, adapters)
+        _write_transformer(transformer)
+    return (*conv.errors, *transformer.errors)
 
 
 def positions(length: int, channels: int) -> FloatArray:
@@ -63,12 +83,15 @@ def positions(length: int, channels: int) -> FloatArray:
 class _Encoder:
     """What the two graphs share: tensors by name, and a linear layer in the chosen precision."""
 
-    def __init__(self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
-        self.graph, self.tensors, self.config = graph, tensors, config
+    def __init__(
+        self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str, adapters: AdapterGraph
+    ) -> None:
+        self.graph, self.tensors, self.config, self.adapters = graph, tensors, config, adapters
         self.precision, self.int8 = precision, precision != "fp32"
+        self.errors: list[TensorError] = []
 
     def get(self, name: str) -> FloatArray:
-        return self.tensors.get(f"audio_tower.{name}")
+        return self.adapters.merged(f"audio_tower.{name}", self.tensors.get(f"audio_tower.{name}"))
 
     def vector(self, name: str) -> str:
         return self.graph.constant(name, self.get(name))
@@ -80,16 +103,23 @@ class _Encoder:
         if not self.int8:
             product = graph.node("MatMul", [x, graph.constant(f"{name}.weight", weight.T)])
             return graph.node("Add", [product, *added]) if added else product
-        if self.precision == "int8_blocks":
+        if self.precision == "int8-careful":
             blocks = quantize_blocks(weight, bits=8, block=BLOCK)
+            restored = dequantize_blocks(blocks)[:, : weight.shape[1]]
+            self.errors.append(tensor_error(f"audio_tower.{name}", weight, restored))
             packed = graph.constant(f"{name}.weight", blocks.packed)
             inputs = [x, packed, graph.constant(f"{name}.scales", blocks.scales), "", "", *added]
             sizes = {"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK}
             return graph.node("MatMulNBits", inputs, MICROSOFT, accuracy_level=4, **sizes)  # 4: int8 activations
-        quantized = quantize_channels(weight)
+        quantized = self.channels(name, weight)
         values = graph.constant(f"{name}.weight", quantized.values.T)
         scales = graph.constant(f"{name}.scales", quantized.scales)
         return graph.node("DynamicQuantizeMatMul", [x, values, scales, "", *added], MICROSOFT)
+
+    def channels(self, name: str, weight: FloatArray) -> ChannelQuantized:
+        quantized = quantize_channels(weight)
+        self.errors.append(tensor_error(f"audio_tower.{name}", weight, dequantize_channels(quantized)))
+        return quantized
 
     def layer_norm(self, x: str, name: str) -> str:
         inputs = [x, self.vector(f"{name}.weight"), self.vector(f"{name}.bias")]
@@ -154,7 +184,7 @@ def _conv_int8(encoder: _Encoder, x: str, name: str) -> str:
             patches.append(graph.node("Slice", [padded, start, end, graph.integers(1, 2), graph.integers(2, 2)]))
     columns = graph.node("Concat", patches, axis=-1)  # [N, bands/2, T/2, 9C]
     weight = encoder.get(f"{name}.weight")  # [C out, C in, row, column]
-    quantized = quantize_channels(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1))
+    quantized = encoder.channels(name, weight.transpose(0, 2, 3, 1).reshape(len(weight), -1))
     inputs = [
         columns,
         graph.constant(f"{name}.weight", quantized.values.T),
@@ -181,9 +211,17 @@ def _write_transformer(encoder: _Encoder) -> None:
         x = _linear(encoder, x, f"{layer}.fc1")
         x = graph.node("Gelu", [x], MICROSOFT)
         branch = _linear(encoder, x, f"{layer}.fc2")
-    x, _ = encoder.add_and_norm(branch, residual, "ln_post")
+        if encoder.adapters.has(str(index)):
+            residual, branch = encoder.adapters.branch(graph, graph.node("Add", [residual, branch]), str(index)), ""
+    if branch:
+        x, _ = encoder.add_and_norm(branch, residual, "ln_post")
+    else:
+        x = encoder.layer_norm(residual, "ln_post")
     x = graph.node("Gelu", [_linear(encoder, x, "proj1")], MICROSOFT)
-    graph.add("Identity", [_linear(encoder, x, "proj2")], ["audio"])
+    x = _linear(encoder, x, "proj2")
+    if encoder.adapters.has("output"):
+        x = encoder.adapters.branch(graph, x, "output")
+    graph.add("Identity", [x], ["audio"])
     inputs = [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["windows", "tokens", config.d_model])]
     outputs = [helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["windows", "tokens", config.output_dim])]
     graph.save("qwen3_asr_encoder", inputs, outputs)

@@ -21,9 +21,10 @@ import numpy as np
 
 from linnet.errors import BundleCorruptError, BundleNotFoundError, ConfigError, MissingExtraError
 from linnet.runtime.decoder import FloatArray, Prefilled
-from linnet.runtime.gguf_table import GgufTable
+from linnet.runtime.gguf_table import GgufFile
 from linnet.runtime.slots import Slots, check_tokens
 
+ARCHITECTURE = "qwen3"
 PREFILL_POSITIONS = 512  # prompts pass in pieces of this many
 CACHE_POSITIONS = 512  # the cache, shared by all sequences, grows in steps of at least this many
 FLASH_FROM_SLOTS = 4  # flash attention pays from this many parallel sequences; one stream is faster without
@@ -57,8 +58,14 @@ class LlamaDecoder:
         self._api: Any = api
         self._threads = threads or max(1, _usable_cores() - 1)
         self._context: Any = None
+        file = GgufFile(path)
+        if file.architecture != ARCHITECTURE:
+            raise BundleCorruptError(
+                f"{path} is a GGUF file of architecture {file.architecture!r}; accepted: {ARCHITECTURE!r}, the text "
+                "decoder of Qwen3-ASR. Export or pull the model with linnet."
+            )
+        self._table = file.matrix("token_embd.weight")
         self._model = self._load_model(path, gpu_layers)
-        self._table = GgufTable(path, "token_embd.weight")
         self.hidden_size: int = api.llama_model_n_embd(self._model)
         self.vocab_size: int = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
         self.max_slots, self.max_length = max_slots, max_length

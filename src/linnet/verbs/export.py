@@ -13,7 +13,7 @@ def export(
     source: Path,
     out: Path,
     /,
-    encoder: Literal["fp32", "int8", "int8_blocks"] = "int8",
+    encoder: Literal["fp32", "int8", "int8-careful"] = "int8",
     decoder: tuple[str, ...] = ("int8",),
     name: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
@@ -23,7 +23,7 @@ def export(
     Args:
         source: Run folder of `linnet train`, or checkpoint folder with config.json and safetensors.
         out: Bundle folder to write; it must not exist yet.
-        encoder: Precision of the encoder; int8_blocks is the careful one. Four bits break recognition: not offered.
+        encoder: Precision of the encoder; int8-careful is the careful one. Four bits break recognition: not offered.
         decoder: Decoders to include: fp32, int8, int4 (ONNX), f16, q8_0, q4_k_m (GGUF); one of each kind at most.
         name: Name stored in the bundle; by default the folder's.
         checkpoint: Which checkpoint of a run folder.

@@ -1,0 +1,1 @@
+"""Checkpoints from a hub: what a repository offers, and its files, resumed and checked. Standard library only."""
