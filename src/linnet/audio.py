@@ -14,6 +14,7 @@ Shapes: N samples of one channel, float32 in −1…1 (clipped recordings are ta
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 import tempfile
@@ -120,6 +121,15 @@ def write_audio(path: str | Path, samples: npt.ArrayLike, sample_rate_hz: int) -
         soundfile.write(path, clipped, sample_rate_hz, format=container, subtype=subtype)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ConfigError(f"Cannot write {path} at {sample_rate_hz} Hz: {error}.") from error
+
+
+def wav_bytes(samples: npt.ArrayLike, sample_rate_hz: int) -> bytes:
+    """Mono samples [N] as a 16-bit WAV file in memory; values beyond −1…1 are clipped."""
+    _check_rate(sample_rate_hz)
+    file = io.BytesIO()
+    clipped = np.clip(check_samples(samples), -1.0, 1.0)
+    soundfile.write(file, clipped, sample_rate_hz, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def resample(samples: npt.ArrayLike, from_hz: int, to_hz: int) -> FloatArray:

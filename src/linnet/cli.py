@@ -24,6 +24,7 @@ VERBS = {
     "prepare": "folders and published corpora → manifests",
     "train": "train a preset on manifests",
     "export": "run folder or Qwen3-ASR checkpoint → bundle, without torch where no training is involved",
+    "serve": "an OpenAI-compatible HTTP API, live transcription, and a page in the browser",
     "info": "what a bundle, run folder, checkpoint, manifest or audio file is",
     "doctor": "what is installed, what is missing, and a 3-second transcription",
 }

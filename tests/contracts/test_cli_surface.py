@@ -20,6 +20,10 @@ SURFACE = {
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass
     "export": "SOURCE OUT --encoder --decoder --name --checkpoint",
+    "serve": (
+        "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s --max-queue "
+        "--max-streams --decoder --attention --threads --quiet"
+    ),
     "info": "PATH --json",
     "doctor": "--json",
 }

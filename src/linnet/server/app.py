@@ -1,0 +1,82 @@
+"""The application: all layers and endpoints around one engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+import linnet
+from linnet.errors import LinnetError
+from linnet.runtime.base import Recognizer
+from linnet.server import noise_api, openai_api, site
+from linnet.server.access import AccessLog
+from linnet.server.decode import DecodePool
+from linnet.server.engine import Engine
+from linnet.server.envelope import ApiError, from_linnet, from_status
+from linnet.server.limits import Limits
+from linnet.server.metrics import Metrics
+from linnet.server.options import ServerOptions
+from linnet.server.state import State
+
+
+def build_state(recognizer: Recognizer, options: ServerOptions) -> State:
+    """Engine and decoders for a model, not yet running."""
+    decoder = DecodePool(
+        workers=options.decode_workers, max_duration_s=options.max_duration_s, timeout_s=options.decode_timeout_s
+    )
+    return State(Engine(recognizer), decoder, options, Metrics())
+
+
+def build_app(state: State) -> ASGIApp:
+    """The whole application; its lifespan starts and stops the engine."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        state.engine.start()
+        try:
+            yield
+        finally:
+            state.decoder.close()
+            state.engine.close()
+
+    app = FastAPI(
+        title="Linnet",
+        version=linnet.__version__,
+        description="Speech recognition that fits small machines. OpenAI's clients work with base_url …/v1.",
+        lifespan=lifespan,
+        openapi_url=None,  # `site` serves both, without a CDN
+        docs_url=None,
+        redoc_url=None,
+    )
+    for failure in (ApiError, LinnetError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(failure, _answer)
+    app.include_router(openai_api.router(state))
+    app.include_router(noise_api.router(state))
+    app.include_router(site.router(state, app))
+    layered: ASGIApp = Limits(app, state.options, state.metrics)
+    if state.options.cors_origins:
+        layered = CORSMiddleware(
+            layered,
+            allow_origins=state.options.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After", "X-Gain"],
+        )
+    return AccessLog(layered, state.metrics)
+
+
+async def _answer(_: Request, error: Exception) -> Response:
+    if isinstance(error, ApiError):
+        return error.response()
+    if isinstance(error, LinnetError):
+        return from_linnet(error).response()
+    if isinstance(error, HTTPException):
+        return from_status(error.status_code, error.detail, dict(error.headers or {})).response()
+    return from_status(400, "The client went away.").response()

@@ -1,0 +1,69 @@
+"""Run a server until it is told to stop: model, application, uvicorn, signals."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+
+from linnet.runtime.base import Recognizer
+from linnet.server.app import build_app, build_state
+from linnet.server.engine import Engine
+from linnet.server.options import ServerOptions
+
+WS_MAX_BYTES = 1 << 20
+"""Largest WebSocket message: half a minute of audio."""
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that tells the engine when it is to stop: accepted work goes on for a while, new work is refused."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: float) -> None:
+        super().__init__(config)
+        self._engine, self._grace_s = engine, grace_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: finish. Second Ctrl-C: stop at once."""
+        if not self._engine.draining:
+            self._engine.drain()
+            timer = threading.Timer(self._grace_s, self._engine.refuse_pending)
+            timer.daemon = True
+            timer.start()
+        super().handle_exit(sig, frame)
+
+
+def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    for name in ("uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    state = build_state(recognizer, options)
+    config = uvicorn.Config(
+        build_app(state),
+        host=options.host,
+        port=options.port,
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=WS_MAX_BYTES,
+        ws_per_message_deflate=False,  # PCM does not compress, and inflating costs memory
+        ws_ping_timeout=120.0,  # a busy server reads late
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=round(options.grace_s) + 5,
+        lifespan="on",
+    )
+    server = _Server(config, state.engine, options.grace_s)
+    sys.stderr.write(
+        f"linnet serve: {recognizer.bundle.name} on http://{options.host}:{options.port}  (Ctrl-C stops)\n"
+    )
+    server.run()
+    return 0 if server.started else 1
