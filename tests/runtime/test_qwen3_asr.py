@@ -17,10 +17,11 @@ from linnet.audio import read_audio
 from linnet.bundle import Bundle
 from linnet.errors import AudioContentError, AudioNotFoundError, BundleCorruptError, ConfigError, LanguageError
 from linnet.results import Segment
-from linnet.runtime import qwen3_asr
+from linnet.runtime import qwen3_asr, recording
+from linnet.runtime.greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
 from linnet.runtime.onnx_decoder import OnnxDecoder
 from linnet.runtime.prompt import encode_answer
-from linnet.runtime.qwen3_asr import EXTRA_TOKENS, TOKENS_PER_SECOND, Qwen3ASRRecognizer, join_texts
+from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer, join_texts
 
 RATE = 16_000
 Say = Callable[[float], Sequence[int]]
@@ -259,7 +260,7 @@ def test_three_hours_fit_in_bounded_memory(recognizer: Make, monkeypatch: pytest
     def three_hours(*args: object, **options: object) -> Iterator[FloatArray]:
         return (half_minute.copy() for _ in range(360))
 
-    monkeypatch.setattr(qwen3_asr, "stream_audio", three_hours)
+    monkeypatch.setattr(recording, "stream_audio", three_hours)
     made = recognizer()
     config = made._config
     # The encoder's own cost is per cut and measured elsewhere; here it would only take time.

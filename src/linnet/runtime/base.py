@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
-from linnet.results import Transcription
+from linnet.results import Segment, Transcription
+
+if TYPE_CHECKING:
+    from linnet.runtime.longform import Cut
 
 AudioSource = str | Path | BinaryIO | npt.NDArray[np.floating]
 """A file, an open binary stream, or mono samples [N] in −1…1."""
@@ -45,4 +48,33 @@ class Recognizer(Protocol):
 
     def close(self) -> None:
         """Release the model's memory; further calls are errors."""
+        ...
+
+
+class Draft(Protocol):
+    """What a recogniser makes of speech that has not ended yet."""
+
+    @property
+    def text(self) -> str:
+        """The words so far; the last of them may change."""
+        ...
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the token probabilities, 0…1."""
+        ...
+
+
+@runtime_checkable
+class StreamingRecognizer(Recognizer, Protocol):
+    """A recogniser that `streaming.StreamingTranscriber` can drive: it takes cuts that were planned elsewhere."""
+
+    def recognize(self, cuts: Iterable[Cut], *, language: str | None = None, context: str = "") -> list[Segment]:
+        """Segments, in order, as `transcribe` gives them for the same cuts."""
+        ...
+
+    def draft(
+        self, cut: Cut, previous: Draft | None = None, *, language: str | None = None, context: str = ""
+    ) -> Draft:
+        """Words of a cut that still grows; `previous` is this recogniser's draft of its beginning."""
         ...

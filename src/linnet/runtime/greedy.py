@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from linnet.errors import ConfigError
 from linnet.runtime.decoder import Decoder
 
 FloatArray = npt.NDArray[np.float32]
@@ -23,6 +24,25 @@ MAX_PERIOD = 32
 MIN_REPEATS, MIN_REPEATED_TOKENS = 4, 48
 """A phrase is a loop once it came this often and fills this many tokens: one token 48 times, a phrase of 16 four times.
 People do say "no no no no" and long runs of zeros; a false alarm costs a second try on smaller cuts, not words."""
+
+TOKENS_PER_SECOND, EXTRA_TOKENS = 25, 24
+"""Cap on an answer: fast speech in a vocabulary of little more than bytes, plus the language header."""
+
+
+def answer_cap(duration_s: float) -> int:
+    """Most tokens that an answer about this much audio may have."""
+    return math.ceil(duration_s * TOKENS_PER_SECOND) + EXTRA_TOKENS
+
+
+def answer_room(decoder: Decoder, *, context: int, audio: int, rest: int) -> int:
+    """Positions left for the answer behind a prompt of these three parts; ConfigError if that is no answer at all."""
+    room = decoder.max_length - context - audio - rest
+    if room < EXTRA_TOKENS:
+        raise ConfigError(
+            f"The prompt takes {context + audio + rest} positions (context {context}, audio {audio}), and the decoder "
+            f"holds {decoder.max_length} with the answer. Shorten the context."
+        )
+    return room
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def plan_cuts(
     max_pause_s: float = MAX_PAUSE_S,
 ) -> Iterator[Cut]:
     """Cuts of a recording that comes in blocks [n] of any sizes, at 16 kHz, in order."""
-    planner = _Planner(detector, round(max_cut_s * SAMPLE_RATE_HZ), round(max_pause_s * SAMPLE_RATE_HZ))
+    planner = CutPlanner(detector, max_cut_s=max_cut_s, max_pause_s=max_pause_s)
     for block in blocks:
         yield from planner.feed(block)
     yield from planner.finish()
@@ -104,11 +104,12 @@ def is_steady(cut: Cut) -> bool:
     return bool(high - low < STEADY_DB)
 
 
-class _Planner:
-    """State between blocks: the samples not yet given away, and the span that is being collected."""
+class CutPlanner:
+    """`plan_cuts` for a stream that is pushed: the samples not yet given away, and the span that is being collected."""
 
-    def __init__(self, detector: Detector, max_cut: int, max_pause: int) -> None:
-        self._detector, self._max_cut, self._max_pause = detector, max_cut, max_pause
+    def __init__(self, detector: Detector, *, max_cut_s: float = MAX_CUT_S, max_pause_s: float = MAX_PAUSE_S) -> None:
+        self._detector = detector
+        self._max_cut, self._max_pause = round(max_cut_s * SAMPLE_RATE_HZ), round(max_pause_s * SAMPLE_RATE_HZ)
         self._tracker = RegionTracker()
         self._buffer = np.empty(0, np.float32)
         self._base = 0  # position of the buffer's first sample
@@ -123,6 +124,7 @@ class _Planner:
         self._continued = False  # the span is the rest of a longer one
 
     def feed(self, block: FloatArray) -> Iterator[Cut]:
+        """Cuts that the next block [n] settles."""
         self._buffer = np.concatenate([self._buffer, block])
         judged = self._now - self._base
         whole = (len(self._buffer) - judged) // FRAME * FRAME
@@ -133,6 +135,7 @@ class _Planner:
             self._base = keep
 
     def finish(self) -> Iterator[Cut]:
+        """The last cuts: the stream has ended."""
         rest = self._buffer[self._now - self._base :]
         if len(rest):
             yield from self._judge(np.pad(rest, (0, FRAME - len(rest))))
@@ -140,6 +143,17 @@ class _Planner:
             self._close(region.end * FRAME)
         if self._start is not None:
             yield from self._settle()
+
+    def open_cut(self) -> Cut | None:
+        """What the next cut holds so far, speech that is still going on included; None where nobody speaks."""
+        if self._start is None:
+            return None
+        speaking = self._open is not None
+        end = min(self._now, self._total) if speaking else self._end
+        if end <= self._start:
+            return None
+        samples = self._buffer[self._start - self._base : end - self._base]
+        return Cut(samples, self._start, max(self._start, self._speech_start), end if speaking else self._speech_end)
 
     @property
     def _total(self) -> int:
@@ -157,8 +171,11 @@ class _Planner:
                     yield from self._join(self._tracker.open_start * FRAME)
                 while self._start is not None and min(self._now, self._total) - self._start >= self._max_cut:
                     yield self._split()
-            elif self._start is not None and self._now - self._end > self._max_pause + _UNDECIDED:
-                yield from self._settle()
+            elif self._start is not None:
+                # What is not believed yet may have begun a while ago; other speech begins now, its padding earlier.
+                reach = _UNDECIDED if self._tracker.is_undecided else _PAD
+                if self._now - self._end > self._max_pause + reach:
+                    yield from self._settle()
 
     def _join(self, speech_start: int) -> Iterator[Cut]:
         """A region has started: it joins the span, or the span ends and the region starts the next one."""

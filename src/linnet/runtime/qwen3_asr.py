@@ -6,29 +6,28 @@ One direction of flow: `longform` plans cuts from the stream, `encoder` hears th
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.audio import audio_info, check_samples, resample, stream_audio
 from linnet.bundle import Bundle
-from linnet.errors import BundleCorruptError, ConfigError, LanguageError
+from linnet.errors import BundleCorruptError, LanguageError
 from linnet.results import Segment, Transcription
 from linnet.runtime.base import AudioSource, Progress
 from linnet.runtime.decoder import Decoder
+from linnet.runtime.draft import Draft, Drafter
 from linnet.runtime.encoder import Attention, Encoder, clip_features
-from linnet.runtime.greedy import Hypothesis, Request, decode
+from linnet.runtime.greedy import Hypothesis, Request, answer_cap, answer_room, decode
 from linnet.runtime.longform import MAX_CUT_S, Cut, Detector, plan_cuts
-from linnet.runtime.prompt import PromptTokens, build_prompt, parse_answer
+from linnet.runtime.prompt import build_prompt, parse_answer
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
 from linnet.text import is_cjk, language_code, language_name
 
@@ -37,13 +36,10 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 
-TOKENS_PER_SECOND, EXTRA_TOKENS = 25, 24
-"""Cap on an answer: fast speech in a vocabulary of little more than bytes, plus the language header."""
 MIN_RETRY_S = 1.0
 """A cut shorter than twice this is not split for a second try."""
 MAX_RETRIES = 2
 """How often a cut that went wrong is halved: 30 s → 15 s → 7.5 s."""
-BLOCK_S = 30.0
 _FLAGS: dict[str, tuple[str, ...]] = {"end": (), "loop": ("repetition",), "cap": ("truncated",)}
 
 
@@ -87,6 +83,7 @@ class Qwen3ASRRecognizer:
         encoder_folder = bundle.file("encoder.onnx").parent
         self._encoder = Encoder(encoder_folder, self._config, attention=attention, threads=threads)
         self._decoder, self._detector = decoder, detector
+        self._drafter = Drafter(bundle.features, self._config, self._tokenizer, self._encoder, decoder, attention)
         self._max_batch, self._max_cut_s = max_batch, max_cut_s
         self._lock = threading.Lock()
 
@@ -101,11 +98,15 @@ class Qwen3ASRRecognizer:
     ) -> Transcription:
         """Recognise a recording; see `base.Recognizer.transcribe`. The same input gives the same result."""
         forced = self._forced_language(language)
-        prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
         with self._lock:
             started = time.perf_counter()
-            recording = _Recording(audio, sample_rate_hz, progress)
-            segments = sorted(self._segments(recording, prompt, forced), key=lambda segment: segment.start_s)
+            recording = Recording(audio, sample_rate_hz, progress)
+            if self._detector is None:
+                self._detector = SpeechDetector()
+            if isinstance(self._detector, SpeechDetector):
+                self._detector.reset()
+            cuts = plan_cuts(recording.blocks(), self._detector, max_cut_s=self._max_cut_s)
+            segments = self._segments(cuts, forced, context, recording.finished)
             if progress is not None:
                 progress(recording.duration_s, recording.duration_s)
             return Transcription(
@@ -116,6 +117,21 @@ class Qwen3ASRRecognizer:
                 model=self.bundle.name,
                 processing_s=time.perf_counter() - started,
             )
+
+    def recognize(self, cuts: Iterable[Cut], *, language: str | None = None, context: str = "") -> list[Segment]:
+        """Segments of cuts that were planned elsewhere: what `transcribe` says of the same cuts."""
+        forced = self._forced_language(language)
+        with self._lock:
+            return self._segments(cuts, forced, context)
+
+    def draft(
+        self, cut: Cut, previous: Draft | None = None, *, language: str | None = None, context: str = ""
+    ) -> Draft:
+        """What has been said in a cut that still grows; `previous` is the draft of its beginning."""
+        forced = self._forced_language(language)
+        with self._lock:
+            prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
+            return self._drafter(cut.samples, prompt, forced, previous)
 
     def close(self) -> None:
         """Release encoder and decoder; further calls are errors."""
@@ -139,19 +155,18 @@ class Qwen3ASRRecognizer:
             )
         return code
 
-    def _segments(self, recording: _Recording, prompt: PromptTokens, forced: str | None) -> Iterator[Segment]:
-        """Segments as they are finished, not in order."""
-        if self._detector is None:
-            self._detector = SpeechDetector()
-        if isinstance(self._detector, SpeechDetector):
-            self._detector.reset()
-        cuts = plan_cuts(recording.blocks(), self._detector, max_cut_s=self._max_cut_s)
+    def _segments(
+        self, cuts: Iterable[Cut], forced: str | None, context: str, finished: Callable[[Cut], None] = lambda cut: None
+    ) -> list[Segment]:
+        """Segments in order; `finished` hears of every cut that is done."""
+        prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
         prefix, suffix = self._decoder.embed(prompt.prefix), self._decoder.embed(prompt.suffix)
+        coming, segments = iter(cuts), list[Segment]()
         halves: deque[_Job] = deque()
 
         def next_request() -> Request[_Job] | None:
             # Second tries first: they are in memory already, the recording can wait.
-            cut = None if halves else next(cuts, None)
+            cut = None if halves else next(coming, None)
             if not halves and cut is None:
                 return None
             job = _Job(cut) if cut is not None else halves.popleft()
@@ -159,24 +174,19 @@ class Qwen3ASRRecognizer:
 
         answers = decode(self._decoder, next_request, end_ids=self._config.eos_token_ids, max_batch=self._max_batch)
         for job, answer in answers:
-            recording.finished(job.cut)
+            finished(job.cut)
             long_enough = job.cut.duration_s >= 2 * MIN_RETRY_S
             if answer.stopped != "end" and job.retries < MAX_RETRIES and long_enough:
                 halves.extend(_Job(part, job.retries + 1) for part in job.cut.split())
             elif (segment := self._segment(job.cut, answer, forced)) is not None:
-                yield segment
+                segments.append(segment)
+        return sorted(segments, key=lambda segment: segment.start_s)
 
     def _request(self, job: _Job, prefix: FloatArray, suffix: FloatArray) -> Request[_Job]:
         audio = self._encoder(clip_features(job.cut.samples, self.bundle.features))
         embeddings = np.concatenate([prefix, audio, suffix])
-        room = self._decoder.max_length - len(embeddings)
-        if room < EXTRA_TOKENS:
-            raise ConfigError(
-                f"The prompt takes {len(embeddings)} positions (context {len(prefix)}, audio {len(audio)}), and the "
-                f"decoder holds {self._decoder.max_length} with the answer. Shorten the context."
-            )
-        cap = math.ceil(job.cut.duration_s * TOKENS_PER_SECOND) + EXTRA_TOKENS
-        return Request(job, embeddings, min(cap, room))
+        room = answer_room(self._decoder, context=len(prefix), audio=len(audio), rest=len(suffix))
+        return Request(job, embeddings, min(answer_cap(job.cut.duration_s), room))
 
     def _segment(self, cut: Cut, answer: Hypothesis, forced: str | None) -> Segment | None:
         """What was said in a cut, or None if nothing was."""
@@ -202,47 +212,6 @@ def join_texts(segments: Iterable[Segment]) -> str:
         gap = "" if not text or (is_cjk(before) and is_cjk(segment.language)) else " "
         text, before = text + gap + segment.text, segment.language
     return text
-
-
-class _Recording:
-    """The samples of one source as blocks at the model's rate; counts what has passed."""
-
-    def __init__(self, audio: AudioSource, sample_rate_hz: int, progress: Progress | None) -> None:
-        self._audio, self._rate_hz, self._progress = audio, sample_rate_hz, progress
-        self._samples = 0
-        self._done_s = self._expected_s = 0.0
-        if isinstance(audio, np.ndarray):
-            self._expected_s = audio.size / sample_rate_hz
-        elif isinstance(audio, str | Path) and progress is not None and Path(audio).is_file():  # a pipe reads once
-            self._expected_s = audio_info(audio).duration_s or 0.0
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds read so far; the whole recording after the last block."""
-        return self._samples / SAMPLE_RATE_HZ
-
-    def blocks(self) -> Iterator[FloatArray]:
-        """Blocks of at most 30 s at 16 kHz; raises AudioError."""
-        for block in self._source():
-            self._samples += len(block)
-            yield block
-
-    def finished(self, cut: Cut) -> None:
-        """Report that a cut has been recognised."""
-        if self._progress is not None:
-            self._done_s = max(self._done_s, cut.end / SAMPLE_RATE_HZ)
-            self._progress(self._done_s, max(self._expected_s, self.duration_s))
-
-    def _source(self) -> Iterator[FloatArray]:
-        if not isinstance(self._audio, np.ndarray):
-            yield from stream_audio(self._audio, sample_rate_hz=SAMPLE_RATE_HZ, block_s=BLOCK_S)
-            return
-        samples = check_samples(self._audio)
-        if self._rate_hz != SAMPLE_RATE_HZ:
-            samples = resample(samples, self._rate_hz, SAMPLE_RATE_HZ)
-        step = round(BLOCK_S * SAMPLE_RATE_HZ)
-        for start in range(0, len(samples), step):
-            yield samples[start : start + step]
 
 
 def _majority_language(segments: Iterable[Segment]) -> str | None:

@@ -85,6 +85,11 @@ class RegionTracker:
         self._candidate: int | None = None
         self._strong, self._peak = 0, 0.0
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a region may have begun that is not believed yet."""
+        return self._candidate is not None and self.open_start is None
+
     def push(self, probability: float) -> Region | None:
         """The region that has just been found to have ended, if any."""
         now = self._frame
