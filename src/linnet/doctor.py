@@ -18,7 +18,8 @@ from linnet.errors import LinnetError
 from linnet.runtime.loader import EMBEDDED, load_model, resolve
 
 SAMPLE = Path(__file__).parent / "assets" / "sample.flac"
-_REQUIRED = ("numpy", "onnxruntime", "onnx", "soundfile", "soxr", "tokenizers", "tyro", "rich", "jiwer")
+_REQUIRED = ("numpy", "onnxruntime", "onnx", "soundfile", "soxr", "tokenizers", "tyro", "rich", "jiwer",
+             "fastapi", "uvicorn", "python-multipart", "websockets")  # fmt: skip
 # extra → what it is for, and its distributions
 _EXTRAS = {
     "gguf": ("the llama.cpp decoder, GGUF files, GPUs", ("llama-cpp-python", "gguf")),

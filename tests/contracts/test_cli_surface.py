@@ -21,8 +21,8 @@ SURFACE = {
     "train": "",  # the options are the fields of the preset's dataclass
     "export": "SOURCE OUT --encoder --decoder --name --checkpoint",
     "serve": (
-        "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s --max-queue "
-        "--max-streams --decoder --attention --threads --quiet"
+        "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
+        "--max-queue --max-streams --decoder --attention --threads --quiet"
     ),
     "info": "PATH --json",
     "doctor": "--json",

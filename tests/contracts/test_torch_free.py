@@ -11,6 +11,7 @@ import pytest
 
 import linnet.export
 import linnet.runtime
+import linnet.server
 
 TORCH_FREE = [
     "linnet",
@@ -20,6 +21,7 @@ TORCH_FREE = [
     )),
     *(f"linnet.runtime.{module.name}" for module in pkgutil.iter_modules(linnet.runtime.__path__)),
     *(f"linnet.export.{module.name}" for module in pkgutil.iter_modules(linnet.export.__path__)),
+    *(f"linnet.server.{module.name}" for module in pkgutil.iter_modules(linnet.server.__path__)),
     "linnet.data.prepare",
     "linnet.models.presets",  # `linnet train --help` has to work for those who still have to install torch
 ]  # fmt: skip
@@ -48,7 +50,7 @@ def test_the_check_above_would_notice_torch() -> None:
     assert loaded_after("import linnet\nimport torch", FORBIDDEN) == {"torch": "import torch"}
 
 
-HEAVY = ["numpy", "onnxruntime", "onnx", "tokenizers", "soundfile", "rich", "tyro", "jiwer", "llama_cpp"]
+HEAVY = ["numpy", "onnxruntime", "onnx", "tokenizers", "soundfile", "rich", "tyro", "jiwer", "llama_cpp", "fastapi"]
 
 
 def test_importing_linnet_and_its_help_load_nothing_heavy() -> None:

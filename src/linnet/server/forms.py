@@ -94,7 +94,7 @@ async def read_form(request: Request) -> Form:
 async def open_file(upload: UploadFile) -> BinaryIO:
     """The upload as a file that has a descriptor."""
     await run_in_threadpool(upload.file.fileno)  # writes it to disk if it was still in memory
-    return cast(BinaryIO, upload.file)
+    return upload.file
 
 
 def shown_name(upload: UploadFile) -> str:

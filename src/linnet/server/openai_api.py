@@ -136,7 +136,7 @@ def check_model(state: State, name: str) -> None:
     if name != served and name not in ALIASES:
         raise ApiError(
             404,
-            f"The model {name[:80]!r} does not exist here; this server has {served!r} (also for: {', '.join(ALIASES)}).",
+            f"The model {name[:80]!r} does not exist here; this server has {served!r} (or {', '.join(ALIASES)}).",
             code="model_not_found",
             param="model",
         )
