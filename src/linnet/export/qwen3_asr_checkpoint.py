@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
-            f"No {path.name} in {path.parent}. Give the folder of a Qwen3-ASR checkpoint: config.json, "
+            f"No {path.name} in {path.parent}. Give the folder of a complete checkpoint: config.json, "
             "model.safetensors, and tokenizer.json or vocab.json with merges.txt."
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -114,15 +114,28 @@ def open_checkpoint(folder: str | Path) -> Tensors:
     """
     folder = Path(folder)
     config = read_config(folder)
+    entries = _read_entries(folder, canonical_name)
+    _check_names(folder, entries, expected_shapes(config))
+    return Tensors(entries)
+
+
+def open_tensors(folder: str | Path, *, canonical: Callable[[str], str] = str) -> Tensors:
+    """Open the safetensors files in `folder` under the names that `canonical` gives; the caller checks what is in them.
+
+    Raises CheckpointError if a file is missing, truncated or no safetensors, or if two tensors get the same name.
+    """
+    return Tensors(_read_entries(Path(folder), canonical))
+
+
+def _read_entries(folder: Path, canonical: Callable[[str], str]) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for path in _files(folder):
         for stored, entry in _read_header(path).items():
-            name = canonical_name(stored)
+            name = canonical(stored)
             if name in entries:
                 raise CheckpointError(f"{path} stores {stored!r}, a second tensor for {name!r}. {DOWNLOAD_AGAIN}")
             entries[name] = entry
-    _check_names(folder, entries, expected_shapes(config))
-    return Tensors(entries)
+    return entries
 
 
 def _check_names(folder: Path, entries: Mapping[str, _Entry], expected: Mapping[str, tuple[int, ...]]) -> None:
