@@ -35,6 +35,10 @@ class TrainConfig:
     accumulation_steps: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
+    unused_parameters: bool = False
+    """Whether some updates leave parameters without a gradient (frozen for a time, layers dropped): several processes
+    have to be told."""
+
     average_weights: float = 0.0
     """Decay of an exponential moving average of the weights, used for validation and export; 0 turns it off."""
 

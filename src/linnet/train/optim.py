@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,17 +12,28 @@ from linnet.errors import TrainingError
 from linnet.train.config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; no weight decay on vectors (biases, norms). Raises TrainingError if none."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in model.parameters():
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, lr_ratio: Callable[[str], float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; no weight decay on vectors (biases, norms). Raises TrainingError if none.
+
+    `lr_ratio` gives each parameter, by its name, a share of the learning rate; the loop applies it (1.0 by default).
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
-    if not decayed and not plain:
+            ratio = lr_ratio(name) if lr_ratio else 1.0
+            for decayed in (True, False):  # both, and in this order, so that a checkpoint's groups stay what they were
+                groups.setdefault((ratio, decayed), [])
+            groups[ratio, parameter.ndim > 1].append(parameter)
+    if not groups:
         raise TrainingError("No parameter is trainable; unfreeze a part of the model before training.")
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8, fused=True)
+    described = [
+        {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0}
+        | ({"lr_ratio": ratio} if lr_ratio else {})
+        for (ratio, decayed), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(described, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8, fused=True)
 
 
 def lr_scale(step: int, config: TrainConfig) -> float:

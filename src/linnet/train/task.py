@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ class StepOutput:
 
     loss: Tensor
     logs: dict[str, float] = field(default_factory=dict)
+    weight: Tensor | None = None
+    """How much this batch counts (masked frames, say): the gradient of an update is then the weighted mean over its
+    micro-batches on all ranks. None: every batch counts the same."""
 
 
 class Task(Protocol):
@@ -46,4 +49,25 @@ class Task(Protocol):
 
     def save_assets(self, folder: Path) -> None:
         """Write what a run folder needs beside weights (tokenizer, vocabulary, shape) so that export can read it."""
+        ...
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A task that watches its run."""
+
+    def check(self, step: int, figures: dict[str, float]) -> bool:
+        """Called after every update with the means of its logs, `loss` and `grad_norm` over micro-batches and ranks.
+
+        False keeps the state from being saved as the last good one. Raises TrainingError to stop the run.
+        """
+        ...
+
+
+@runtime_checkable
+class LayerwiseRates(Protocol):
+    """A task whose parameters learn at different rates."""
+
+    def lr_ratio(self, name: str) -> float:
+        """Share of the learning rate for the parameter of this name."""
         ...

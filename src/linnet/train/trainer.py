@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, send_to_device, set_seed
 from torch import Tensor, nn
 
 from linnet.errors import TrainingError
@@ -22,6 +22,7 @@ from linnet.train.config import TrainConfig
 from linnet.train.optim import WeightAverage, build_optimizer, lr_scale
 from linnet.train.progress import progress_bar
 from linnet.train.run_folder import RunFolder, trainable_weights
+from linnet.train.task import LayerwiseRates, Monitored, StepOutput
 
 
 def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> RunFolder:
@@ -35,11 +36,16 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
     set_seed(config.seed)
     # Accelerate sees the processes of `torchrun` on a machine without accelerator only if told to use the CPU.
     cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision, step_scheduler_with_optimizer=False)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=config.precision,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.unused_parameters)],
+    )
     run = RunFolder(config.run_dir)
     task = config.build_task()
     model = task.build_model()
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, task.lr_ratio if isinstance(task, LayerwiseRates) else None)
     average = WeightAverage(model, config.average_weights) if config.average_weights else None
     loader = task.build_loader("train")
     state: dict[str, Any] = {"step": 0, "epoch": 0, "batch": 0, "best": math.inf}
@@ -85,6 +91,8 @@ class _Loop:
         self.average, self.accelerator, self.run = average, accelerator, run
         self.step, self.epoch, self.batch, self.best = state["step"], state["epoch"], state["batch"], state["best"]
         self.micro_step = 0
+        self.weight: Tensor | None = None  # of the micro-batches since the last update
+        self.update_sums: dict[str, float] = {}
         # What has been added up since the last log line, which need not be where the checkpoint is.
         self.sums: dict[str, float] = dict(state.get("sums", {}))
         self.counted, self.since = state.get("counted", 0), time.perf_counter()
@@ -100,10 +108,14 @@ class _Loop:
             output = self.task.step(self.model, batch, self.step)
         loss = float(output.loss.detach())
         self._check_finite("loss", loss)
-        self.accelerator.backward(output.loss / self.config.accumulation_steps)
-        self._count({"loss": loss, **output.logs})
+        self._backward(output)
+        figures = {"loss": loss, **output.logs}
+        self._count(figures)
+        for name, value in figures.items():
+            self.update_sums[name] = self.update_sums.get(name, 0.0) + value
         if not update:
             return
+        self._normalise()
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm))
         if self.config.precision != "fp16":  # there the loss scaler skips such an update and lowers its scale
             self._check_finite("gradient", norm)
@@ -116,14 +128,42 @@ class _Loop:
             self.average.update(self.accelerator.unwrap_model(self.model))
         self.step += 1
         self._count({"grad_norm": norm})
+        healthy = self._check({"grad_norm": norm})
         last = self.step >= self.config.steps
         show(self.step, loss)
         if self.step % self.config.log_every == 0 or last:
             self._log(rate)
         if self.step % self.config.validate_every == 0 or last:
             self._validate()
-        if self.step % self.config.save_every == 0 or last:
+        if (healthy and self.step % self.config.save_every == 0) or last:
             self._save("last")
+
+    def _backward(self, output: StepOutput) -> None:
+        if output.weight is None:
+            self.accelerator.backward(output.loss / self.config.accumulation_steps)
+            return
+        weight = output.weight.detach().to(output.loss)
+        self.accelerator.backward(output.loss * weight)
+        self.weight = weight if self.weight is None else self.weight + weight
+
+    def _normalise(self) -> None:
+        """Make sums over weighted batches a mean; several processes have averaged their sums."""
+        if self.weight is None:
+            return
+        total = self.accelerator.reduce(self.weight, reduction="sum")
+        factor = self.accelerator.num_processes / total.clamp(min=1e-6)
+        torch._foreach_mul_([p.grad for p in self.model.parameters() if p.grad is not None], factor)
+        self.weight = None
+
+    def _check(self, more: dict[str, float]) -> bool:
+        """What the task thinks of the update."""
+        sums, self.update_sums = self.update_sums, {}
+        if not isinstance(self.task, Monitored):
+            return True
+        figures = {name: total / self.config.accumulation_steps for name, total in sums.items()} | more
+        values = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        means = self.accelerator.reduce(values, reduction="mean").tolist()
+        return self.task.check(self.step, dict(zip(figures, means, strict=True)))
 
     def _check_finite(self, name: str, value: float) -> None:
         if math.isfinite(value):
