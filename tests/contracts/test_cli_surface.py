@@ -11,7 +11,8 @@ from linnet import cli
 
 SURFACE = {
     "transcribe": (
-        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --json --quiet"
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --live --json "
+        "--quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --json --predictions --language --corpora --limit --decoder --threads --seed "
@@ -24,6 +25,8 @@ SURFACE = {
         "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
         "--max-queue --max-streams --decoder --attention --threads --quiet"
     ),
+    "pull": "MODEL --source --encoder --decoder --name --keep-checkpoint --force --skip-verify --quiet",
+    "verify": "BUNDLE --against --audio --threads --json --quiet",
     "info": "PATH --json",
     "doctor": "--json",
 }

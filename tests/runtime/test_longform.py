@@ -159,6 +159,7 @@ def test_memory_stays_flat_over_an_hour() -> None:
     assert peak_bytes(60) < 12e6
 
 
+@settings(deadline=None)
 @given(st.integers(2, 20_000), st.integers(0, 2**32 - 1))
 def test_halves_of_a_cut_are_the_whole(size: int, seed: int) -> None:
     samples = np.random.default_rng(seed).standard_normal(size).astype(np.float32)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from linnet.verbs.terminal import say
+
+if TYPE_CHECKING:
+    from linnet.runtime.base import Recognizer
 
 
 def transcribe(
@@ -19,6 +22,7 @@ def transcribe(
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     attention: Literal["windowed", "full"] = "windowed",
     threads: int | None = None,
+    live: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> int:
@@ -37,18 +41,32 @@ def transcribe(
         decoder: Which decoder of the bundle to use.
         attention: Encoder attention: windowed (8 s, default) or full.
         threads: CPU threads; by default all cores.
+        live: Transcribe while somebody speaks: the microphone, or raw PCM (s16le, mono, 16 kHz) with - for stdin.
         json: Print one JSON line per recording (text, segments, timings, speed) instead of the text.
-        quiet: No progress on stderr.
+        quiet: No progress on stderr, and with --live no partial texts.
     """
     from linnet.runtime.loader import load_model
     from linnet.transcribe import transcribe_files
 
+    def load() -> Recognizer:
+        return load_model(model, decoder=decoder, threads=threads, attention=attention)
+
+    if live:
+        if audio not in ((), ("-",)) or format != "txt" or output_dir is not None:
+            say(
+                "linnet transcribe: --live takes the microphone, or - for PCM on stdin, and writes lines to stdout; "
+                "leave out files, --format and --output-dir. --json gives times."
+            )
+            return 2
+        from linnet.live import transcribe_live
+
+        return transcribe_live(load=load, stdin=bool(audio), language=language, context=context, json=json, quiet=quiet)
     if not audio:
         say("linnet transcribe: name files, folders, globs, or - for stdin. Try: linnet transcribe --help")
         return 2
     return transcribe_files(
         audio,
-        load=lambda: load_model(model, decoder=decoder, threads=threads, attention=attention),
+        load=load,
         format=format,
         output_dir=output_dir,
         language=language,
