@@ -11,7 +11,7 @@ import json as jsonlib
 import queue
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -100,7 +100,7 @@ def _read(stream: BinaryIO) -> bytes:
     return data
 
 
-def _standard_input() -> Iterator[FloatArray]:
+def _standard_input() -> Generator[FloatArray, None, None]:
     if sys.stdin.isatty():
         raise AudioNotFoundError(
             "Nothing is piped into standard input; for example: arecord -f S16_LE -r 16000 -c 1 -t raw | "
@@ -109,7 +109,7 @@ def _standard_input() -> Iterator[FloatArray]:
     yield from pcm_blocks(sys.stdin.buffer)
 
 
-def _microphone() -> Iterator[FloatArray]:
+def _microphone() -> Generator[FloatArray, None, None]:
     """Samples of the default input device; whatever has come while the model worked is one block."""
     sounddevice = _sounddevice()
     waiting: queue.Queue[FloatArray] = queue.Queue(maxsize=round(MAX_WAITING_S / BLOCK_S))
