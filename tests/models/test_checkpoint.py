@@ -181,8 +181,10 @@ def test_the_last_checkpoint_can_be_exported_instead(run: RunFolder, tmp_path: P
 
 
 def test_what_is_no_run_cannot_be_exported(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint 'best'"):
+    with pytest.raises(CheckpointError, match=r"is not a run folder: it has no config\.json"):
         export_run(tmp_path / "nowhere", tmp_path / "bundle")
+    with pytest.raises(CheckpointError, match="no checkpoint 'worst'"):
+        export_run(run.path, tmp_path / "bundle", checkpoint="worst")
     (run.path / "shape.json").unlink()
     with pytest.raises(CheckpointError, match=r"no shape\.json"):
         export_run(run.path, tmp_path / "bundle")

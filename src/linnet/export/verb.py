@@ -9,6 +9,7 @@ from linnet.bundle import DESCRIPTION, Bundle
 from linnet.errors import ExportError
 from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
 from linnet.export.qwen3_asr import convert
+from linnet.export.qwen3_asr_adapter import read_adapter
 from linnet.export.qwen3_asr_decoder import PRECISIONS as ONNX_PRECISIONS
 
 
@@ -18,6 +19,7 @@ def export(
     *,
     encoder: str = "int8",
     decoder: Sequence[str] = ("int8",),
+    adapter: Path | None = None,
     name: str | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Bundle:
@@ -42,7 +44,15 @@ def export(
         if progress is not None:
             progress(next(parts, 0), 2 + len(decoders))
 
-    return convert(source, out, encoder=encoder, decoders=decoders, name=name, progress=begun)
+    return convert(
+        source,
+        out,
+        encoder=encoder,
+        decoders=decoders,
+        adapter=None if adapter is None else read_adapter(adapter),
+        name=name,
+        progress=begun,
+    )
 
 
 def decoders_by_kind(precisions: Sequence[str]) -> dict[str, str]:

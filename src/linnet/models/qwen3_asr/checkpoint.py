@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from linnet.errors import CheckpointError
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.safetensors import open_checkpoint
 from linnet.export.tokenizer import write_tokenizer
+from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+from linnet.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,73 @@ class Pretrained:
     tokenizer: Tokenizer
 
 
-def load_pretrained(folder: Path) -> Pretrained:
-    """Read a checkpoint folder (official or `-hf` layout). Raises CheckpointError."""
+def load_pretrained(path: Path) -> Pretrained:
+    """Read a checkpoint folder (official or `-hf` layout) or a run folder. Raises CheckpointError."""
+    with as_checkpoint(path) as folder:
+        return Pretrained(read_config(folder), load_weights(folder), load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, whichever files it comes in. Raises CheckpointError."""
     with tempfile.TemporaryDirectory() as work:
         write_tokenizer(folder, Path(work) / "tokenizer.json")
-        tokenizer = Tokenizer.from_file(str(Path(work) / "tokenizer.json"))
-    return Pretrained(read_config(folder), load_weights(folder), tokenizer)
+        return Tokenizer.from_file(str(Path(work) / "tokenizer.json"))
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """Float32 weights of a checkpoint folder, without the tied head. Raises CheckpointError."""
     tensors = open_checkpoint(folder)
     return {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name != "lm_head.weight"}
+
+
+def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True) -> Qwen3ASR:
+    """The network of a checkpoint folder in `dtype`, nothing trainable; without `decoder` only its encoder can run.
+
+    Rows of a matrix pass through memory in float32, so the peak is little more than the result. Raises CheckpointError.
+    """
+    with open_checkpoint(folder) as tensors:
+        with torch.device("meta"):
+            asr = Qwen3ASR(read_config(folder))
+        if not decoder:
+            asr.model = nn.Identity()  # type: ignore[assignment]  # a third of the 0.6B model's weights remain
+        asr.to(dtype).to_empty(device="cpu").requires_grad_(False)
+        asr.audio_tower.fill_positions()
+        for name, parameter in asr.named_parameters():
+            row = 0
+            for block in tensors.get_rows(name, at_once=1024):
+                parameter.data[row : row + len(block)] = torch.from_numpy(block)
+                row += len(block)
+    asr.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPU
+    return asr.eval()
+
+
+@contextmanager
+def as_checkpoint(path: Path, *, which: str = "best") -> Iterator[Path]:
+    """A checkpoint folder as it is; a run folder's `which` checkpoint as a temporary folder in the official layout.
+
+    Raises CheckpointError.
+    """
+    if not (path / "checkpoints").is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="linnet-checkpoint-") as work:
+        write_run_checkpoint(RunFolder(path), Path(work), which)
+        yield Path(work)
+
+
+def write_run_checkpoint(run: RunFolder, folder: Path, which: str) -> dict[str, Any]:
+    """Write checkpoints/<which> of a run folder in the official layout; returns its state. Raises CheckpointError."""
+    if "adapter" in run.config():
+        raise CheckpointError(
+            f"{run.path} holds an adapter and no whole model; give the base it was trained on, or export it."
+        )
+    weights, state = run.load(which)
+    asr = {key.removeprefix("asr."): value for key, value in weights.items() if key.startswith("asr.")}
+    shape = read_shape(run.path)
+    languages = json.loads((run.path / "shape.json").read_text()).get("support_languages", [])
+    tokenizer = Tokenizer.from_file(str(run.path / "tokenizer.json"))
+    save_checkpoint(folder, asr, shape, tokenizer, languages=languages)
+    return state
 
 
 def save_assets(folder: Path, tokenizer: Tokenizer, config: Qwen3ASRConfig, *, languages: Sequence[str]) -> None:

@@ -120,8 +120,12 @@ class AudioEncoder(nn.Module):
         self.adapters = nn.ModuleDict()  # "<layer>": behind that layer, "output": on the embeddings (adapters.py)
         self.gradient_checkpointing = False
         self.positions: Tensor
-        positions = sinusoids(config.chunk_tokens(config.chunk_frames), config.d_model)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", torch.empty(0), persistent=False)
+        self.fill_positions()
+
+    def fill_positions(self) -> None:
+        """Compute the position table, which no checkpoint holds."""
+        self.positions = sinusoids(self.config.chunk_tokens(self.config.chunk_frames), self.config.d_model)
 
     def forward(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Clips [n_mels, F_b] → embeddings [L_b, output_dim], L_b by `config.audio_tokens(F_b)`."""

@@ -242,10 +242,9 @@ class Qwen3ASRTask:
             text = spoken_text(example.text, example.language)
             audio_tokens = self.shape.audio_tokens(example.mel.shape[1])
             prompt = build_prompt(self.tokenizer, audio_tokens, context=example.context).ids
-            answer = encode_answer(self.tokenizer, text, language=example.language)
-            sequences.append(torch.tensor(prompt + answer))
-            # Position i predicts token i + 1, so labels are shifted one to the left here, once.
-            labels.append(torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED]))
+            sequence, label = with_answer(prompt, encode_answer(self.tokenizer, text, language=example.language))
+            sequences.append(sequence)
+            labels.append(label)
             transcripts.append(torch.tensor(list(self.sounds(text).encode())))
             words.append(torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids))
         return Batch(
@@ -333,6 +332,12 @@ class Qwen3ASRTask:
         if not texts:
             raise TrainingError("The training manifests hold no labelled utterance of the configured corpora.")
         return train_tokenizer(sorted(set(texts)), vocab_size=self.config.shape.vocab_size)
+
+
+def with_answer(prompt: list[int], answer: list[int]) -> tuple[Tensor, Tensor]:
+    """What the decoder reads [T], and what it should say next at each position [T], IGNORED up to the answer."""
+    # Position i predicts token i + 1, so labels are shifted one to the left here, once.
+    return torch.tensor(prompt + answer), torch.tensor([IGNORED] * (len(prompt) - 1) + answer + [IGNORED])
 
 
 def spoken_text(text: str, language: str | None) -> str:
