@@ -17,6 +17,9 @@
     │   ├── BundleNotFoundError (FileNotFoundError)
     │   ├── BundleCorruptError               a file is missing, altered, or points outside the folder
     │   └── BundleVersionError               written by a newer Linnet
+    ├── CodesError (ValueError)              a .bsq file or token ids cannot be used
+    │   ├── CodesCorruptError                not a .bsq file, cut short, or altered
+    │   └── CodesVersionError                written by a newer Linnet
     ├── ExportError                          conversion failed or was refused
     ├── TrainingError                        training had to stop (non-finite loss, collapse, no data)
     └── MissingExtraError (ImportError)      an optional dependency is needed; says which extra
@@ -100,6 +103,18 @@ class BundleCorruptError(BundleError):
 
 class BundleVersionError(BundleError):
     """The bundle was written by a newer Linnet than this one."""
+
+
+class CodesError(LinnetError, ValueError):
+    """A `.bsq` file or token ids cannot be used."""
+
+
+class CodesCorruptError(CodesError):
+    """Not a `.bsq` file, cut short, or altered."""
+
+
+class CodesVersionError(CodesError):
+    """The `.bsq` file was written by a newer Linnet than this one."""
 
 
 class ExportError(LinnetError):

@@ -71,7 +71,7 @@ def log_mel(samples: npt.ArrayLike, spec: FeatureSpec = WHISPER_128) -> FloatArr
     half = spec.n_fft // 2
     # np.pad needs more samples than it reflects; "symmetric" repetition covers clips shorter than half a window.
     padded = np.pad(wave, half, mode="reflect" if wave.size > half else "symmetric")
-    window, filters = _window(spec.n_fft), mel_filters(spec)
+    window, filters = hann_window(spec.n_fft), mel_filters(spec)
     mel = np.empty((spec.n_mels, frames), dtype=np.float32)
     for start in range(0, frames, _BLOCK_FRAMES):
         stop = min(start + _BLOCK_FRAMES, frames)
@@ -106,8 +106,9 @@ def mel_filters(spec: FeatureSpec) -> FloatArray:
 
 
 @lru_cache(maxsize=8)
-def _window(n_fft: int) -> FloatArray:
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)  # periodic Hann
+def hann_window(n_fft: int) -> FloatArray:
+    """Periodic Hann window, float32 [n_fft]."""
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
     window.setflags(write=False)
     return window
 

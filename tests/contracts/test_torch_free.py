@@ -16,8 +16,8 @@ import linnet.server
 TORCH_FREE = [
     "linnet",
     *("linnet." + name for name in (
-        "audio", "bundle", "cli", "ctc", "doctor", "environment", "errors", "evaluate", "features", "info", "live",
-        "manifest", "metrics", "noise", "noise_source", "progress", "report", "results", "text", "transcribe",
+        "audio", "bundle", "cli", "codes", "ctc", "doctor", "environment", "errors", "evaluate", "features", "info", "live",
+        "manifest", "metrics", "noise", "noise_source", "progress", "range_coder", "report", "results", "text", "transcribe",
         "writers",
     )),
     *(f"linnet.runtime.{module.name}" for module in pkgutil.iter_modules(linnet.runtime.__path__)),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from linnet.data.augment import AugmentConfig
+from linnet.data.augment import NO_AUGMENT, AugmentConfig
+from linnet.models.bsq.config import BSQTrainConfig
 from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
+from linnet.runtime.bsq_config import ENVIRONMENT, MUSIC, BSQConfig
+from linnet.models.wav2vec2.config import Regularisation, Wav2Vec2CtcConfig, Wav2Vec2PretrainConfig
+from linnet.runtime.wav2vec2_config import Wav2Vec2Config
 from linnet.train.config import TrainConfig
 
 NANO = Qwen3ASRTrainConfig(
@@ -90,4 +94,200 @@ TINY = replace(
 )
 """Learns spoken digits on two CPU cores in minutes: for tests and for trying the pipeline on one's own data."""
 
-PRESETS: dict[str, TrainConfig] = {"nano": NANO, "qwen3-asr-tiny": TINY}
+BSQ_TINY = BSQTrainConfig(
+    summary="audio tokenizer of four million parameters, 36 bits at 50 tokens/s: learns on a CPU",
+    shape=BSQConfig(bits=36, d_model=192, layers=3, heads=4),
+    steps=8000,
+    warmup_steps=100,
+    learning_rate=1.5e-3,
+    schedule="constant",  # the weight average does what a decay would, and a run can stop at any time
+    average_weights=0.998,
+    crop_s=1.5,
+    batch_audio_s=12.0,
+    inverse_temperature=10.0,
+    augment=replace(NO_AUGMENT, noise_probability=0.1, snr_db=(10.0, 30.0), freq_masks=1, freq_mask_bands=6),
+    # Licences allow shipping what is trained on these; corpora that are not named are left out.
+    corpora={
+        "speechocean762": 1.0,
+        "ljspeech": 2.0,
+        "fsdd": 0.3,
+        "audio_cmn_hsk1-4": 0.5,
+        "librispeech_train_clean_100": 3.0,
+        "picovoice_speech_to_intent": 1.0,
+    },
+    log_every=50,
+    validate_every=500,
+    save_every=100,
+)
+"""Small enough to learn in an hour on one core; docs/bsq.md says how it sounds in numbers."""
+
+BSQ_9 = replace(
+    BSQ_TINY,
+    summary="audio tokenizer, 9 bits at 50 tokens/s = 450 bit/s",
+    shape=BSQConfig(bits=9, d_model=512, layers=6, heads=8, waveform_channels=384, waveform_layers=6),
+    steps=200_000,
+    warmup_steps=2000,
+    learning_rate=5e-4,
+    schedule="cosine",
+    average_weights=0.999,
+    crop_s=4.0,
+    batch_audio_s=160.0,
+    precision="bf16",
+    augment=replace(
+        NO_AUGMENT, noise_probability=0.3, reverb_probability=0.1, freq_masks=2, freq_mask_bands=12, time_masks=1
+    ),
+    corpora={},
+    validate_every=5000,
+    save_every=1000,
+    workers=4,
+)
+BSQ_18 = replace(
+    BSQ_9,
+    summary="audio tokenizer, 18 bits at 50 tokens/s = 900 bit/s",
+    shape=BSQConfig(bits=18, d_model=768, layers=12, heads=12, waveform_channels=512, waveform_layers=8),
+    learning_rate=3e-4,
+)
+BSQ_36 = replace(
+    BSQ_9,
+    summary="audio tokenizer, 36 bits at 50 tokens/s = 1800 bit/s",
+    shape=BSQConfig(bits=36, d_model=1024, layers=24, heads=16, waveform_channels=512, waveform_layers=8),
+    learning_rate=2e-4,
+    gradient_checkpointing=True,
+)
+BSQ_MUSIC = replace(
+    BSQ_18,
+    summary="audio tokenizer for music, 44.1 kHz, 36 bits at 50 tokens/s = 1800 bit/s",
+    shape=replace(BSQ_18.shape, features=MUSIC, bits=36),
+)
+BSQ_ENVIRONMENT = replace(
+    BSQ_18,
+    summary="audio tokenizer for sounds of the environment, 32 kHz, 18 bits at 50 tokens/s = 900 bit/s",
+    shape=replace(BSQ_18.shape, features=ENVIRONMENT),
+)
+
+WAV2VEC2_TINY_SHAPE = Wav2Vec2Config(
+    conv_dim=(64, 64, 96, 96, 128, 128, 128),
+    norm="layer",
+    hidden_size=192,
+    layers=4,
+    heads=4,
+    ffn_dim=576,
+    pre_norm=True,
+    position_kernel=64,
+    position_groups=8,
+    codebook_size=64,
+    code_dim=64,
+    projection_dim=64,
+)
+WAV2VEC2_LARGE_SHAPE = Wav2Vec2Config(
+    conv_bias=True,
+    norm="layer",
+    hidden_size=1024,
+    layers=24,
+    heads=16,
+    ffn_dim=4096,
+    pre_norm=True,
+    code_dim=768,
+    projection_dim=768,
+)
+
+WAV2VEC2_BASE = Wav2Vec2PretrainConfig(
+    summary="wav2vec 2.0 base, pretraining: the published size (95 M) and recipe, for many GPUs",
+    steps=400_000,
+    warmup_steps=32_000,
+    learning_rate=5e-4,
+    schedule="linear",
+    final_lr_ratio=0.0,
+    batch_audio_s=87.5,
+    validate_every=5_000,
+    save_every=2_000,
+    precision="bf16",
+    workers=4,
+)
+WAV2VEC2_LARGE = replace(
+    WAV2VEC2_BASE,
+    summary="wav2vec 2.0 large (lv60), pretraining: the published size (317 M) and recipe, for many GPUs",
+    shape=WAV2VEC2_LARGE_SHAPE,
+    learning_rate=3e-4,
+    temperature=(2.0, 0.1, 0.999995),
+    feature_gradient=1.0,
+    penalty_weight=0.0,
+    regularisation=Regularisation(layer_drop=0.0),
+    gradient_checkpointing=True,
+)
+WAV2VEC2_TINY = replace(
+    WAV2VEC2_BASE,
+    summary="wav2vec 2.0 at its smallest (1.9 M), pretraining: minutes on two CPU cores",
+    shape=WAV2VEC2_TINY_SHAPE,
+    steps=600,
+    warmup_steps=60,
+    learning_rate=1e-3,
+    batch_audio_s=40.0,
+    crop_s=8.0,
+    negatives=50,
+    temperature=(2.0, 0.5, 0.998),
+    feature_gradient=1.0,
+    penalty_weight=1.0,
+    regularisation=Regularisation(),
+    unused_parameters=False,
+    dev_utterances=50,
+    precision="no",
+    validate_every=200,
+    save_every=100,
+    workers=0,
+)
+
+WAV2VEC2_BASE_CTC = Wav2Vec2CtcConfig(
+    summary="wav2vec 2.0 base, fine-tuning with CTC: start it with --init-from",
+    steps=80_000,
+    warmup_steps=8_000,
+    learning_rate=3e-5,
+    schedule="tri_stage",
+    final_lr_ratio=0.05,
+    freeze_steps=10_000,
+    batch_audio_s=200.0,
+    validate_every=2_000,
+    save_every=1_000,
+    precision="bf16",
+    workers=4,
+)
+WAV2VEC2_LARGE_CTC = replace(
+    WAV2VEC2_BASE_CTC,
+    summary="wav2vec 2.0 large (lv60), fine-tuning with CTC: start it with --init-from",
+    shape=WAV2VEC2_LARGE_SHAPE,
+    batch_audio_s=80.0,
+    gradient_checkpointing=True,
+)
+WAV2VEC2_TINY_CTC = replace(
+    WAV2VEC2_BASE_CTC,
+    summary="wav2vec 2.0 at its smallest, fine-tuning with CTC: minutes on two CPU cores",
+    shape=WAV2VEC2_TINY_SHAPE,
+    steps=600,
+    warmup_steps=60,
+    learning_rate=1e-3,
+    freeze_steps=0,
+    batch_audio_s=40.0,
+    regularisation=Regularisation(mask_time=0.3, mask_features=0.1, mask_features_length=16),
+    unused_parameters=False,
+    precision="no",
+    validate_every=200,
+    save_every=200,
+    workers=0,
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "nano": NANO,
+    "qwen3-asr-tiny": TINY,
+    "bsq-tiny": BSQ_TINY,
+    "bsq-9": BSQ_9,
+    "bsq-18": BSQ_18,
+    "bsq-36": BSQ_36,
+    "bsq-music": BSQ_MUSIC,
+    "bsq-environment": BSQ_ENVIRONMENT,
+    "wav2vec2-tiny": WAV2VEC2_TINY,
+    "wav2vec2-base": WAV2VEC2_BASE,
+    "wav2vec2-large": WAV2VEC2_LARGE,
+    "wav2vec2-tiny-ctc": WAV2VEC2_TINY_CTC,
+    "wav2vec2-base-ctc": WAV2VEC2_BASE_CTC,
+    "wav2vec2-large-ctc": WAV2VEC2_LARGE_CTC,
+}

@@ -1,0 +1,1 @@
+"""BSQ: an audio tokenizer with binary spherical quantisation."""
