@@ -51,6 +51,10 @@ class FakeDecoder:
         self.live: dict[int, tuple[list[int], int]] = {}
         self._script, self._next = script, 0
 
+    @property
+    def free_slots(self) -> int:
+        return self.max_slots - len(self.live)
+
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         return np.repeat(np.asarray(tokens, np.float32)[:, None], self.hidden_size, axis=1)
 

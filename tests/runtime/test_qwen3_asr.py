@@ -18,10 +18,11 @@ from linnet.bundle import Bundle
 from linnet.errors import AudioContentError, AudioNotFoundError, BundleCorruptError, ConfigError, LanguageError
 from linnet.results import Segment
 from linnet.runtime import qwen3_asr, recording
+from linnet.runtime.assemble import join_texts
 from linnet.runtime.greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
 from linnet.runtime.onnx_decoder import OnnxDecoder
 from linnet.runtime.prompt import encode_answer
-from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer, join_texts
+from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
 
 RATE = 16_000
 Say = Callable[[float], Sequence[int]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
+from linnet.errors import LinnetError
 from linnet.results import Segment, Transcription
 
 if TYPE_CHECKING:
@@ -48,6 +50,44 @@ class Recognizer(Protocol):
 
     def close(self) -> None:
         """Release the model's memory; further calls are errors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class CutRequest:
+    """A cut of some recording, and how it is to be recognised."""
+
+    cut: Cut
+    language: str | None = None
+    context: str = ""
+
+
+class CutSource(Protocol):
+    """Several recordings at once, as a server has them: gives their cuts and takes what was recognised in each."""
+
+    def next(self) -> CutRequest | None:
+        """The next cut; None if there is none now."""
+        ...
+
+    def done(self, request: CutRequest, result: list[Segment] | LinnetError) -> None:
+        """Takes the segments of a cut, in order, or what is wrong with its request."""
+        ...
+
+    def wants(self, request: CutRequest) -> bool:
+        """Asked before every step; a cut that nobody wants any more is dropped and never done."""
+        ...
+
+    def between(self) -> None:
+        """Called between any two steps; may use the recogniser itself."""
+        ...
+
+
+@runtime_checkable
+class BatchRecognizer(Recognizer, Protocol):
+    """A recogniser that gains from cuts of several recordings at a time."""
+
+    def recognize_from(self, source: CutSource) -> None:
+        """Recognise what the source gives, until it gives None and everything is done."""
         ...
 
 

@@ -34,6 +34,11 @@ class Decoder(Protocol):
     max_slots: int
     """Most sequences that can be live at once."""
 
+    @property
+    def free_slots(self) -> int:
+        """How many more sequences can be opened now."""
+        ...
+
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Rows [T, H] of the embedding table."""
         ...

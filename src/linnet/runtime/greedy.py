@@ -97,18 +97,29 @@ def decode(
     *,
     end_ids: Sequence[int],
     max_batch: int,
+    between: Callable[[], None] = lambda: None,
+    wanted: Callable[[Key], bool] = lambda key: True,
 ) -> Iterator[tuple[Key, Hypothesis]]:
     """Decode what `next_request` gives until it gives None and nothing is live; answers come as they finish.
 
-    It is asked again after every answer, so the caller may react to one by queueing more. At most
-    min(max_batch, decoder.max_slots) prompts exist at a time.
+    It is asked again after every step while there is room, so the caller may react to an answer by queueing more. At
+    most `max_batch` prompts exist at a time, and no more than the decoder has free slots: decodings may be nested.
+    Before each step `between` is called, and `wanted` about every live sequence: one that is not is dropped without an
+    answer.
     """
     live: list[_Sequence[Key]] = []
     ends = frozenset(end_ids)
-    slots = min(max_batch, decoder.max_slots)
     try:
         while True:
-            while len(live) < slots and (request := next_request()) is not None:
+            between()
+            for one in [one for one in live if not wanted(one.request.key)]:
+                live.remove(one)
+                decoder.free(one.slot)
+            while (
+                len(live) < max_batch
+                and (not live or decoder.free_slots)  # without any slot at all, the decoder says so
+                and (request := next_request()) is not None
+            ):
                 filled = decoder.prefill([request.prompt])
                 live.append(_Sequence(request, filled.slots[0]))
                 if (answer := live[-1].advance(*_best(filled.logits), ends)) is not None:

@@ -74,6 +74,11 @@ class LlamaDecoder:
         self._prompt_batch = api.llama_batch_init(PREFILL_POSITIONS, self.hidden_size, 1)
         self._token_batch = api.llama_batch_init(max_slots, 0, 1)
 
+    @property
+    def free_slots(self) -> int:
+        """How many more sequences can be opened now."""
+        return self.max_slots - len(self._slots)
+
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Rows [T, H] of the embedding table, as llama.cpp itself dequantises them."""
         self._slots.check_open()

@@ -59,6 +59,11 @@ class OnnxDecoder:
         self._slots = Slots(hidden_size=self.hidden_size, max_slots=max_slots, max_length=max_length)
         self._calls: dict[tuple[int, int], _Call] = {}  # the last step's call, by first row and number of rows
 
+    @property
+    def free_slots(self) -> int:
+        """How many more sequences can be opened now."""
+        return self.max_slots - len(self._slots)
+
     def embed(self, tokens: Sequence[int]) -> FloatArray:
         """Rows [T, H] of the embedding table: the head's own (dequantised) rows."""
         self._slots.check_open()

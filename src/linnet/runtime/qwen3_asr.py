@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
-from linnet.errors import BundleCorruptError, LanguageError
+from linnet.errors import BundleCorruptError, LanguageError, LinnetError
 from linnet.results import Segment, Transcription
-from linnet.runtime.base import AudioSource, Progress
+from linnet.runtime.assemble import assemble
+from linnet.runtime.base import AudioSource, CutRequest, CutSource, Progress
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.draft import Draft, Drafter
 from linnet.runtime.encoder import Attention, Encoder, clip_features
@@ -29,7 +30,7 @@ from linnet.runtime.prompt import build_prompt, parse_answer
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
-from linnet.text import is_cjk, language_code, language_name
+from linnet.text import language_code, language_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -43,12 +44,59 @@ MAX_RETRIES = 2
 _FLAGS: dict[str, tuple[str, ...]] = {"end": (), "loop": ("repetition",), "cap": ("truncated",)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """Embeddings [T, H] before and after the audio, and the code of the language that they force."""
+
+    prefix: FloatArray
+    suffix: FloatArray
+    forced: str | None
+
+
+@dataclass(eq=False)
+class _Open:
+    """A request that is not answered yet: how many parts of its cut are out, and what was heard in the others."""
+
+    request: CutRequest
+    parts: int = 1
+    segments: list[Segment] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class _Job:
-    """A cut on its way through the model, and how often it has been halved."""
+    """A cut or a part of one on its way through the model, and how often it has been halved."""
 
     cut: Cut
+    open: _Open
     retries: int = 0
+    forced: str | None = None
+
+
+@dataclass(eq=False)
+class _OneRecording:
+    """CutSource for the cuts of a single recording; its errors are raised."""
+
+    cuts: Iterator[Cut]
+    language: str | None
+    context: str
+    finished: Callable[[Cut], None]
+    segments: list[Segment] = field(default_factory=list)
+
+    def next(self) -> CutRequest | None:
+        cut = next(self.cuts, None)
+        return None if cut is None else CutRequest(cut, self.language, self.context)
+
+    def done(self, request: CutRequest, result: list[Segment] | LinnetError) -> None:
+        if isinstance(result, LinnetError):
+            raise result
+        self.finished(request.cut)
+        self.segments += result
+
+    def wants(self, request: CutRequest) -> bool:
+        return True
+
+    def between(self) -> None:
+        pass
 
 
 class Qwen3ASRRecognizer:
@@ -85,7 +133,7 @@ class Qwen3ASRRecognizer:
         self._decoder, self._detector = decoder, detector
         self._drafter = Drafter(bundle.features, self._config, self._tokenizer, self._encoder, decoder, attention)
         self._max_batch, self._max_cut_s = max_batch, max_cut_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # calls may be nested: see `recognize_from`
 
     def transcribe(
         self,
@@ -106,23 +154,27 @@ class Qwen3ASRRecognizer:
             if isinstance(self._detector, SpeechDetector):
                 self._detector.reset()
             cuts = plan_cuts(recording.blocks(), self._detector, max_cut_s=self._max_cut_s)
-            segments = self._segments(cuts, forced, context, recording.finished)
+            segments = self._segments(cuts, language, context, recording.finished)
             if progress is not None:
                 progress(recording.duration_s, recording.duration_s)
-            return Transcription(
-                text=join_texts(segments),
-                language=forced or _majority_language(segments),
+            return assemble(
+                segments,
                 duration_s=recording.duration_s,
-                segments=tuple(segments),
                 model=self.bundle.name,
                 processing_s=time.perf_counter() - started,
+                language=forced,
             )
 
     def recognize(self, cuts: Iterable[Cut], *, language: str | None = None, context: str = "") -> list[Segment]:
         """Segments of cuts that were planned elsewhere: what `transcribe` says of the same cuts."""
-        forced = self._forced_language(language)
+        self._forced_language(language)
         with self._lock:
-            return self._segments(cuts, forced, context)
+            return self._segments(cuts, language, context)
+
+    def recognize_from(self, source: CutSource) -> None:
+        """Recognise cuts of many recordings side by side, see `base.BatchRecognizer`."""
+        with self._lock:
+            self._recognize(source, max_batch=max(1, min(self._max_batch, self._decoder.max_slots - 1)))
 
     def draft(
         self, cut: Cut, previous: Draft | None = None, *, language: str | None = None, context: str = ""
@@ -156,36 +208,71 @@ class Qwen3ASRRecognizer:
         return code
 
     def _segments(
-        self, cuts: Iterable[Cut], forced: str | None, context: str, finished: Callable[[Cut], None] = lambda cut: None
+        self,
+        cuts: Iterable[Cut],
+        language: str | None,
+        context: str,
+        finished: Callable[[Cut], None] = lambda cut: None,
     ) -> list[Segment]:
         """Segments in order; `finished` hears of every cut that is done."""
-        prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
-        prefix, suffix = self._decoder.embed(prompt.prefix), self._decoder.embed(prompt.suffix)
-        coming, segments = iter(cuts), list[Segment]()
+        source = _OneRecording(iter(cuts), language, context, finished)
+        self._recognize(source, max_batch=self._max_batch)
+        return sorted(source.segments, key=lambda segment: segment.start_s)
+
+    def _recognize(self, source: CutSource, *, max_batch: int) -> None:
+        prompts: dict[tuple[str | None, str], _Prompt] = {}  # of the cuts in work
         halves: deque[_Job] = deque()
 
         def next_request() -> Request[_Job] | None:
             # Second tries first: they are in memory already, the recording can wait.
-            cut = None if halves else next(coming, None)
-            if not halves and cut is None:
-                return None
-            job = _Job(cut) if cut is not None else halves.popleft()
-            return self._request(job, prefix, suffix)
+            while True:
+                if halves:
+                    job = halves.popleft()
+                elif (request := source.next()) is not None:
+                    job = _Job(request.cut, _Open(request))
+                else:
+                    return None
+                if not source.wants(job.open.request):
+                    continue
+                try:
+                    key = (job.open.request.language, job.open.request.context)
+                    if key not in prompts:
+                        prompts.clear()
+                        prompts[key] = self._prompt(*key)
+                    return self._request(job, prompts[key])
+                except LinnetError as error:
+                    source.done(job.open.request, error)
 
-        answers = decode(self._decoder, next_request, end_ids=self._config.eos_token_ids, max_batch=self._max_batch)
+        answers = decode(
+            self._decoder,
+            next_request,
+            end_ids=self._config.eos_token_ids,
+            max_batch=max_batch,
+            between=source.between,
+            wanted=lambda job: source.wants(job.open.request),
+        )
         for job, answer in answers:
-            finished(job.cut)
             long_enough = job.cut.duration_s >= 2 * MIN_RETRY_S
             if answer.stopped != "end" and job.retries < MAX_RETRIES and long_enough:
-                halves.extend(_Job(part, job.retries + 1) for part in job.cut.split())
-            elif (segment := self._segment(job.cut, answer, forced)) is not None:
-                segments.append(segment)
-        return sorted(segments, key=lambda segment: segment.start_s)
+                halves.extend(_Job(part, job.open, job.retries + 1) for part in job.cut.split())
+                job.open.parts += 1
+                continue
+            if (segment := self._segment(job.cut, answer, job.forced)) is not None:
+                job.open.segments.append(segment)
+            job.open.parts -= 1
+            if job.open.parts == 0:
+                source.done(job.open.request, sorted(job.open.segments, key=lambda segment: segment.start_s))
 
-    def _request(self, job: _Job, prefix: FloatArray, suffix: FloatArray) -> Request[_Job]:
+    def _prompt(self, language: str | None, context: str) -> _Prompt:
+        forced = self._forced_language(language)
+        prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
+        return _Prompt(self._decoder.embed(prompt.prefix), self._decoder.embed(prompt.suffix), forced)
+
+    def _request(self, job: _Job, prompt: _Prompt) -> Request[_Job]:
         audio = self._encoder(clip_features(job.cut.samples, self.bundle.features))
-        embeddings = np.concatenate([prefix, audio, suffix])
-        room = answer_room(self._decoder, context=len(prefix), audio=len(audio), rest=len(suffix))
+        embeddings = np.concatenate([prompt.prefix, audio, prompt.suffix])
+        room = answer_room(self._decoder, context=len(prompt.prefix), audio=len(audio), rest=len(prompt.suffix))
+        job.forced = prompt.forced
         return Request(job, embeddings, min(answer_cap(job.cut.duration_s), room))
 
     def _segment(self, cut: Cut, answer: Hypothesis, forced: str | None) -> Segment | None:
@@ -203,24 +290,6 @@ class Qwen3ASRRecognizer:
             confidence=answer.confidence,
             flags=_FLAGS[answer.stopped],
         )
-
-
-def join_texts(segments: Iterable[Segment]) -> str:
-    """The segments' texts in one line: a space between them, but none between two written without spaces."""
-    text, before = "", None
-    for segment in segments:
-        gap = "" if not text or (is_cjk(before) and is_cjk(segment.language)) else " "
-        text, before = text + gap + segment.text, segment.language
-    return text
-
-
-def _majority_language(segments: Iterable[Segment]) -> str | None:
-    """Language of most of the speech, by duration; the earlier one if two have the same."""
-    seconds: dict[str, float] = {}
-    for segment in segments:
-        if segment.language is not None:
-            seconds[segment.language] = seconds.get(segment.language, 0.0) + segment.end_s - segment.start_s
-    return max(seconds, key=lambda language: seconds[language], default=None)
 
 
 def _read_config(bundle: Bundle) -> Qwen3ASRConfig:

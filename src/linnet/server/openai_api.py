@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 
 from linnet.errors import LinnetError
 from linnet.results import Segment, Transcription
-from linnet.runtime.qwen3_asr import join_texts
+from linnet.runtime.assemble import join_texts
 from linnet.server.access import note
 from linnet.server.decode import Decoded
 from linnet.server.envelope import ApiError, from_linnet, internal
