@@ -6,7 +6,6 @@ are normalised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,9 @@ from linnet.errors import CheckpointError
 from linnet.export.qwen3_asr_checkpoint import read_json
 from linnet.export.safetensors import Tensors, open_tensors
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
+from linnet.runtime.wav2vec2_vocabulary import SEPARATOR, SPECIAL, Vocabulary
 
 _PARAMETRISED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Labels by number. The blank and other special labels are never written; `word_separator` becomes a space."""
-
-    labels: tuple[str, ...]
-    word_separator: str = "|"
-    special: tuple[str, ...] = ("<pad>", "<s>", "</s>", "<unk>")
-    normalise: bool = True
-    """Whether clips are brought to zero mean and unit variance."""
 
 
 def canonical_name(stored: str) -> str:
@@ -61,10 +50,10 @@ def read_vocabulary(folder: Path, config: Wav2Vec2Config) -> Vocabulary:
         labels[number] = label
     described = _optional(folder / "tokenizer_config.json")
     names = {str(described[key]) for key in ("pad_token", "bos_token", "eos_token", "unk_token") if described.get(key)}
-    special = {*(names or Vocabulary.special), labels[config.blank_id]} - {""}
+    special = {*(names or SPECIAL), labels[config.blank_id]} - {""}
     return Vocabulary(
         labels=tuple(labels),
-        word_separator=described.get("word_delimiter_token") or "|",
+        word_separator=described.get("word_delimiter_token") or SEPARATOR,
         special=tuple(sorted(special)),
         normalise=bool(_optional(folder / "preprocessor_config.json").get("do_normalize", True)),
     )

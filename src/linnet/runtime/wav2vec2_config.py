@@ -108,7 +108,7 @@ class Wav2Vec2Config:
         kind = described.get("model_type")
         if kind != "wav2vec2":
             raise CheckpointError(
-                f"config.json describes a model of type {kind!r}; accepted: 'wav2vec2'. Choose a wav2vec 2.0 checkpoint."
+                f"config.json describes a model of type {kind!r}; accepted: 'wav2vec2'. Choose another checkpoint."
             )
         for key, accepted in (
             ("hidden_act", "gelu"),
@@ -118,8 +118,8 @@ class Wav2Vec2Config:
         ):
             if described.get(key, accepted) != accepted:
                 raise CheckpointError(
-                    f"config.json says {key} = {described[key]!r}; Linnet's wav2vec 2.0 has {accepted!r} only. Choose a "
-                    "checkpoint without adapters and with GELU."
+                    f"config.json says {key} = {described[key]!r}; Linnet's wav2vec 2.0 has {accepted!r} only. "
+                    "Choose a checkpoint without adapters and with GELU."
                 )
         values: dict[str, Any] = {}
         for field in fields(cls):

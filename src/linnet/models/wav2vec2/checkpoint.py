@@ -6,18 +6,24 @@ What `save_checkpoint` writes is what `linnet.export.wav2vec2.convert` and trans
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from linnet.export.wav2vec2_checkpoint import Vocabulary, open_weights, read_config
+from linnet.errors import CheckpointError
+from linnet.export.qwen3_asr_checkpoint import read_json
+from linnet.export.wav2vec2_checkpoint import expected_shapes, open_weights, read_config, read_vocabulary
 from linnet.models.wav2vec2.model import Wav2Vec2ForCTC
 from linnet.models.wav2vec2.pretraining import Wav2Vec2ForPreTraining
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
+from linnet.runtime.wav2vec2_vocabulary import Vocabulary
+from linnet.train.run_folder import RunFolder
 
+FROZEN = "frozen.safetensors"
+"""Weights that do not train, in the run folder: checkpoints hold only those that do."""
 _STORED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
@@ -32,6 +38,36 @@ def load_weights(folder: Path, config: Wav2Vec2Config, *, parts: tuple[str, ...]
         weights = {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name.startswith(wanted)}
     weights.setdefault("wav2vec2.masked_spec_embed", torch.rand(config.hidden_size))
     return weights
+
+
+def initial_weights(source: Path, *, parts: tuple[str, ...]) -> tuple[Wav2Vec2Config, dict[str, Tensor]]:
+    """Shape and weights to start from: a run folder (its best checkpoint, else the last), or a checkpoint folder.
+
+    Raises CheckpointError.
+    """
+    if not (source / "checkpoints").is_dir():
+        config = read_config(source)
+        return config, load_weights(source, config, parts=parts)
+    run = RunFolder(source)
+    config = Wav2Vec2Config.from_checkpoint(read_json(source / "shape.json"))
+    weights, _ = run.load("best" if run.has("best") else "last")
+    if (source / FROZEN).is_file():
+        weights |= load_file(source / FROZEN)
+    wanted = set(expected_shapes(config, parts=parts))
+    kept = {name: tensor for name, tensor in weights.items() if name in wanted}
+    if missing := wanted - kept.keys():
+        raise CheckpointError(
+            f"{source} lacks {len(missing)} tensors, for example {min(missing)}. Start from a run of wav2vec 2.0 with "
+            f"{' and '.join(parts) or 'an encoder'}."
+        )
+    return config, kept
+
+
+def initial_vocabulary(source: Path) -> Vocabulary | None:
+    """The vocabulary of a run or checkpoint that has a CTC head, else None. Raises CheckpointError."""
+    name = "shape.json" if (source / "checkpoints").is_dir() else "config.json"
+    config = Wav2Vec2Config.from_checkpoint(read_json(source / name))
+    return read_vocabulary(source, config) if config.vocab_size else None
 
 
 def load_ctc(folder: Path) -> Wav2Vec2ForCTC:
@@ -64,10 +100,15 @@ def save_checkpoint(
 
 
 def save_assets(
-    folder: Path, config: Wav2Vec2Config, vocabulary: Vocabulary | None, *, config_name: str = "shape.json"
+    folder: Path,
+    config: Wav2Vec2Config,
+    vocabulary: Vocabulary | None,
+    *,
+    config_name: str = "shape.json",
+    languages: Sequence[str] = (),
 ) -> None:
-    """The shape, the vocabulary and what goes with it, as JSON in Hugging Face's keys."""
-    _write(folder / config_name, config.to_checkpoint())
+    """Shape, vocabulary and what goes with them, as JSON in Hugging Face's keys (and `languages`, which is ours)."""
+    _write(folder / config_name, config.to_checkpoint() | ({"languages": list(languages)} if languages else {}))
     do_normalize = True if vocabulary is None else vocabulary.normalise
     _write(
         folder / "preprocessor_config.json",

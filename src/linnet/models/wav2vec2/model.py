@@ -10,7 +10,6 @@ Shapes: B clips, N samples (zero-padded), T frames of 20 ms, C convolution chann
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,34 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from linnet.models.wav2vec2.config import NO_REGULARISATION, Regularisation
 from linnet.models.wav2vec2.masking import span_mask
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regularisation:
-    """What disturbs the network in training; the defaults are none. Probabilities, except the lengths."""
-
-    dropout: float = 0.0
-    """After attention, feed-forward, positions."""
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    feature_dropout: float = 0.0
-    """On the projected features."""
-    final_dropout: float = 0.0
-    """Before the CTC head."""
-    target_dropout: float = 0.0
-    """On the features that are quantised."""
-    layer_drop: float = 0.0
-    """Whole layers left out (Fan et al. 2019, arXiv:1909.11556)."""
-    mask_time: float = 0.0
-    """Share of frames under time masks in fine-tuning (before overlaps), as SpecAugment."""
-    mask_time_length: int = 10
-    mask_features: float = 0.0
-    mask_features_length: int = 64
-
-
-NO_REGULARISATION = Regularisation()
 
 
 class Encoded(NamedTuple):
@@ -93,10 +67,7 @@ class FeatureEncoder(nn.Module):
         x = samples[:, None]
         trainable = self.training and torch.is_grad_enabled() and next(self.parameters()).requires_grad
         for layer in self.conv_layers:
-            if self.gradient_checkpointing and trainable:
-                x = checkpoint(layer, x, use_reentrant=False)
-            else:
-                x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and trainable else layer(x)
         return x.transpose(1, 2)
 
 

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.models.wav2vec2.config import NO_REGULARISATION, Regularisation
 from linnet.models.wav2vec2.masking import masked_positions, sample_negatives
-from linnet.models.wav2vec2.model import NO_REGULARISATION, Regularisation, Wav2Vec2
+from linnet.models.wav2vec2.model import Wav2Vec2
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
 
 

@@ -1,0 +1,198 @@
+"""How far do 5, 15 and 60 minutes of labels go, with wav2vec 2.0 pretraining and without?
+
+    python experiments/wav2vec2_label_budget.py --data DATA --work WORK
+
+Pretrains `wav2vec2-tiny` once on unlabelled.jsonl and the sound of train.jsonl. Then, for every budget and seed,
+fine-tunes it, and trains the same network from random weights on the same labels for as many updates (matched control).
+Both are scored on the test utterances of speechocean762 and spoken digits, greedily and with a trigram language model
+of the training texts. Every cell is a run folder in WORK; a second start goes on where the first one stopped, and
+the results file holds what is finished: `cells_missing` counts what is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from accelerate.state import AcceleratorState
+
+from linnet.bundle import Bundle
+from linnet.errors import LinnetError
+from linnet.manifest import Utterance, read_manifest, write_manifest
+from linnet.models.presets import WAV2VEC2_TINY, WAV2VEC2_TINY_CTC
+from linnet.train.run_folder import environment
+from linnet.train.trainer import fit
+
+MINUTES = (60, 15, 5)
+SEEDS = (0, 1, 2)
+CORPORA = ("speechocean762", "fsdd", "ljspeech")
+TEST_CORPORA = ("speechocean762", "fsdd")
+
+
+def main() -> None:
+    """Train what is missing, evaluate, write the results after every cell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train, dev, test and unlabelled.jsonl")
+    parser.add_argument("--work", type=Path, required=True, help="folder for runs and bundles")
+    parser.add_argument("--results", type=Path, default=Path("results/wav2vec2_label_budget.json"))
+    parser.add_argument("--pretraining-steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=400, help="updates of fine-tuning, for every cell the same")
+    parser.add_argument("--test-utterances", type=int, default=100, help="of each test corpus")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    pretrained = pretrain(options)
+    cells = [(seed, minutes, start) for seed in SEEDS for minutes in MINUTES for start in ("pretrained", "random")]
+    for seed, minutes, start in cells:
+        run = fine_tune(options, seed, minutes, pretrained if start == "pretrained" else None)
+        evaluate_cell(options, run)
+        write_results(options, cells)
+
+
+def pretrain(options: argparse.Namespace) -> Path:
+    """The pretrained run; unlabelled speech and the sound of the training set."""
+    run = options.work / "pretraining"
+    config = replace(
+        WAV2VEC2_TINY,
+        run_dir=run,
+        train_manifests=(options.data / "unlabelled.jsonl", options.data / "train.jsonl"),
+        dev_manifests=(options.data / "dev.jsonl",),
+        steps=options.pretraining_steps,
+        batch_audio_s=30.0,
+        log_every=10,
+        validate_every=100,
+        save_every=50,
+        threads=options.threads,
+    )
+    train(config)
+    return run
+
+
+def fine_tune(options: argparse.Namespace, seed: int, minutes: int, pretrained: Path | None) -> Path:
+    """One cell."""
+    run = options.work / f"{'pretrained' if pretrained else 'random'}-{minutes}min-seed{seed}"
+    manifest = options.work / f"labels-{minutes}min-seed{seed}.jsonl"
+    if not manifest.exists():
+        write_manifest(manifest, labelled(options.data / "train.jsonl", minutes, seed))
+    config = replace(
+        WAV2VEC2_TINY_CTC,
+        run_dir=run,
+        seed=seed,
+        init_from=pretrained,
+        train_manifests=(manifest,),
+        dev_manifests=(options.data / "dev.jsonl",),
+        dev_utterances=40,
+        steps=options.steps,
+        # All layers learn in both arms, convolutions too: four hundred updates of a tiny network leave none of them good.
+        freeze_feature_encoder=False,
+        learning_rate=2e-3,
+        batch_audio_s=20.0,
+        log_every=20,
+        validate_every=options.steps // 2,
+        save_every=100,
+        threads=options.threads,
+    )
+    train(config)
+    return run
+
+
+def train(config: object) -> None:
+    """Start, or go on after an interruption, or do nothing if it is finished."""
+    run: Path = config.run_dir  # type: ignore[attr-defined]
+    log = run / "metrics.jsonl"
+    last = json.loads(log.read_text().splitlines()[-1])["step"] if log.exists() and log.read_text().strip() else 0
+    if last >= config.steps and (run / "checkpoints" / "last").is_dir():  # type: ignore[attr-defined]
+        return
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fit(config, resume=(run / "config.json").exists(), quiet=True)  # type: ignore[arg-type]
+    sys.stderr.write(f"{run.name}: done\n")
+
+
+def labelled(manifest: Path, minutes: int, seed: int) -> list[Utterance]:
+    """Random utterances of the English corpora up to `minutes`; the smaller budgets are inside the larger ones."""
+    pool = [utterance for utterance in read_manifest(manifest) if utterance.corpus in CORPORA]
+    order = np.random.default_rng([seed, 0x1AB]).permutation(len(pool))
+    chosen, total_s = [], 0.0
+    for index in order:
+        if total_s + pool[index].duration_s > 60 * minutes:
+            break
+        chosen.append(pool[index])
+        total_s += pool[index].duration_s
+    return chosen
+
+
+def evaluate_cell(options: argparse.Namespace, run: Path) -> None:
+    """Error rates of one run, greedy and with the language model, beside the run."""
+    from linnet.models.wav2vec2.export import export_run
+
+    from linnet.evaluate import evaluate
+    from linnet.runtime.loader import load_model
+
+    if (run / "test.json").exists():
+        return
+    bundle = run / "bundle"
+    if not bundle.exists():
+        export_run(run, bundle, precision="fp32", checkpoint="last")
+    found = {}
+    for decoding in ("greedy", "lm"):
+        if decoding == "lm":
+            attach(options, read(bundle))
+        recognizer = load_model(bundle, threads=options.threads)
+        report = evaluate(recognizer, options.data / "test.jsonl", corpora=TEST_CORPORA, limit=options.test_utterances)
+        recognizer.close()
+        found[decoding] = {
+            row.corpus: {"wer": row.wer, "wer_interval": row.wer_interval, "cer": row.cer, "utterances": row.utterances}
+            for row in report.rows
+        }
+    (run / "test.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def attach(options: argparse.Namespace, bundle: Bundle) -> None:
+    """Put the trigram model of all training texts into the bundle."""
+    from linnet.verbs.lm import lm
+
+    texts = options.work / "texts.txt"
+    if not texts.exists():
+        lines = [utterance.text or "" for utterance in read_manifest(options.data / "train.jsonl")
+                 if utterance.corpus in CORPORA]  # fmt: skip
+        texts.write_text("\n".join(lines) + "\n")
+    lm(texts, options.work / "texts.arpa", bundle=bundle.path)
+
+
+def read(folder: Path) -> Bundle:
+    from linnet.bundle import read_bundle
+
+    return read_bundle(folder)
+
+
+def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]) -> None:
+    """Everything that is finished."""
+    found = []
+    for seed, minutes, start in cells:
+        path = options.work / f"{start}-{minutes}min-seed{seed}" / "test.json"
+        if path.exists():
+            found.append({"seed": seed, "minutes": minutes, "start": start, "test": json.loads(path.read_text())})
+    log = (options.work / "pretraining" / "metrics.jsonl").read_text().splitlines()
+    validations = [line for line in map(json.loads, log) if "dev_accuracy" in line]
+    results = {
+        "question": "error rates by minutes of labels, with pretraining and without",
+        "cells": found,
+        "cells_missing": len(cells) - len(found),
+        "pretraining": {"steps": options.pretraining_steps, "seed": 0, "last_validation": validations[-1:]},
+        "fine_tuning": {"steps": options.steps, "batch_audio_s": 20.0},
+        "environment": environment(),
+    }
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LinnetError as error:
+        raise SystemExit(f"wav2vec2_label_budget: {error}") from error
