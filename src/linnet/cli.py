@@ -25,6 +25,8 @@ VERBS = {
     "train": "train a preset on manifests",
     "export": "run folder or Qwen3-ASR checkpoint → bundle, without torch where no training is involved",
     "serve": "an OpenAI-compatible HTTP API, live transcription, and a page in the browser",
+    "pull": "a model's name or a checkpoint folder → a verified bundle in the cache, ready for --model",
+    "verify": "whether a bundle is whole, and what its precision costs against the original",
     "info": "what a bundle, run folder, checkpoint, manifest or audio file is",
     "doctor": "what is installed, what is missing, and a 3-second transcription",
 }

@@ -10,11 +10,22 @@ Show = Callable[[float, float], None]
 """show(done, total) in any unit; the total may grow on the way, 0 means not known yet."""
 
 
+ShowStage = Callable[[str, float, float], None]
+"""show(stage, done, total): the same for work in several stages."""
+
+
 @contextmanager
 def task_bar(label: str, *, quiet: bool = False) -> Iterator[Show]:
     """Yield `show`; the bar disappears when the block ends, however it ends."""
+    with stage_bar(quiet=quiet) as show:
+        yield lambda done, total: show(label, done, total)
+
+
+@contextmanager
+def stage_bar(*, quiet: bool = False) -> Iterator[ShowStage]:
+    """Yield a `show` whose bar carries the name of the stage it is at."""
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda stage, done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -22,5 +33,5 @@ def task_bar(label: str, *, quiet: bool = False) -> Iterator[Show]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     # stdout is left alone: redirected, its text would come out on stderr
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+        task = bar.add_task("", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total or None)

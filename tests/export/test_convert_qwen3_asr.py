@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from linnet.bundle import read_bundle, verify_files
+from linnet.bundle import Bundle, read_bundle, verify_files
 from linnet.errors import CheckpointError, ExportError
 from linnet.export import qwen3_asr
 from linnet.export.qwen3_asr import convert
@@ -44,6 +44,10 @@ def test_a_checkpoint_becomes_a_bundle(checkpoint: Path, tmp_path: Path) -> None
     assert bundle.languages == ("zh", "en")
     assert bundle.provenance["licence"] == "Apache-2.0" and bundle.provenance["checkpoint"] == "checkpoint"
     assert "model.embed_tokens.weight" in bundle.provenance["decoder.gguf kept in f16"]
+    listed = json.loads(bundle.file("quantization.json").read_text())
+    assert set(listed) == set(bundle.parity["weights"]) == {"encoder", "decoder.onnx", "decoder.gguf"}
+    worst = max(listed["encoder"], key=lambda error: error["relative_rms"])
+    assert bundle.parity["weights"]["encoder"]["worst"] == worst["name"] and 0.001 < worst["relative_rms"] < 0.05
     config = Qwen3ASRConfig(**bundle.model | {"eos_token_ids": tuple(bundle.model["eos_token_ids"])})
     assert config.eos_token_ids == (505, 504) and config.hidden_size == 72
     session = ort.InferenceSession(bundle.file("encoder_conv.onnx"))
@@ -56,6 +60,22 @@ def test_hf_checkpoints_without_a_language_list_get_all_languages(checkpoint: Pa
     del config["support_languages"]
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert len(convert(checkpoint, tmp_path / "out", encoder="fp32", decoders={"onnx": "fp32"}).languages) == 30
+
+
+def test_a_check_decides_before_the_bundle_has_its_name(checkpoint: Path, tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def refuse(bundle: Bundle) -> dict[str, Any]:
+        seen.append(bundle.path)
+        verify_files(bundle)
+        raise ExportError("not good enough")
+
+    with pytest.raises(ExportError, match="not good enough"):
+        convert(checkpoint, tmp_path / "out", check=refuse)
+    assert seen[0] != tmp_path / "out" and sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+    bundle = convert(checkpoint, tmp_path / "out", check=lambda bundle: {"encoder": {"max_abs": 0.5}})
+    assert read_bundle(tmp_path / "out").parity == bundle.parity
+    assert set(bundle.parity) == {"weights", "encoder"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
@@ -120,7 +140,7 @@ def test_a_folder_of_other_things_is_never_replaced(checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"encoder": "int4"}, "accepted: fp32, int8"),
+        ({"encoder": "int4"}, "accepted: fp32, int8, int8-careful.*fewer than 8 bits breaks recognition"),
         ({"decoders": {}}, "needs a decoder"),
         ({"decoders": {"onnx": "q8_0"}}, "not offered for the onnx decoder; accepted: fp32, int8"),
         ({"decoders": {"gguf": "int8"}}, "not offered for the gguf decoder; accepted: f32, f16"),

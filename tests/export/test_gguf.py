@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from linnet.errors import CheckpointError, ExportError, MissingExtraError
-from linnet.export.gguf import write_gguf
+from linnet.export.gguf import quantization_errors, write_gguf
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.safetensors import open_checkpoint
 from linnet.export.tokenizer import write_tokenizer
@@ -57,6 +57,30 @@ def test_stored_tensors_are_those_of_the_checkpoint(
         expected = tensors.get(f"{ours}.weight")
         difference = np.linalg.norm(stored[f"{theirs}.weight"] - expected)
         assert difference <= bound * np.linalg.norm(expected), theirs
+
+
+@pytest.mark.parametrize(("precision", "bounds"), [
+    ("f16", None), ("q8_0", (0.004, 0.01)), ("q6_k", (0.005, 0.03)), ("q5_k_m", (0.01, 0.06)), ("q4_k_m", (0.02, 0.1)),
+    ("q4_0", (0.05, 0.12)),
+])  # fmt: skip
+def test_errors_are_read_back_from_the_file(
+    with_tokenizer: Path, tmp_path: Path, precision: str, bounds: tuple[float, float] | None
+) -> None:
+    if precision.endswith(("_k", "_k_m")):
+        pytest.importorskip("llama_cpp")
+    convert(with_tokenizer, tmp_path / "decoder.gguf", precision)
+    with open_checkpoint(with_tokenizer) as tensors:
+        errors = quantization_errors(tmp_path / "decoder.gguf", tensors, read_config(with_tokenizer))
+        if bounds is None:
+            assert errors == ()
+            return
+        assert bounds[0] < max(error.relative_rms for error in errors) < bounds[1]
+        reader = gguf.GGUFReader(tmp_path / "decoder.gguf")  # the package's own reader as oracle
+        stored = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
+        expected = tensors.get("model.layers.1.mlp.down_proj.weight")
+    difference = np.linalg.norm(stored["blk.1.ffn_down.weight"] - expected) / np.linalg.norm(expected)
+    (found,) = (error for error in errors if error.name == "model.layers.1.mlp.down_proj.weight")
+    assert found.relative_rms == pytest.approx(difference, rel=1e-4)
 
 
 def test_metadata_describe_the_network_and_vocabulary(checkpoint: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from linnet.export.quantize import (
     quantize_blocks,
     quantize_channels,
     tensor_error,
+    tensor_error_of_parts,
 )
 
 
@@ -39,6 +40,43 @@ def test_no_weight_moves_more_than_half_a_step(rows: int, columns: int, bits: in
     # 4 bits: the side away from the extreme ends at +7, so a weight up to 8 steps out may lose a whole one
     limit = steps * (1.0 if bits == 4 else 0.5) * (1 + 1e-5)
     assert (np.abs(restored[:, :columns] - weight) <= limit).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 20), columns=st.integers(1, 200), offset=st.floats(-3, 3), block=st.sampled_from([16, 64]))
+def test_asymmetric_blocks_keep_zero_exact_and_reach_both_ends(
+    rows: int, columns: int, offset: float, block: int
+) -> None:
+    weight = gaussian(rows, columns, seed=rows * 1000 + columns) + np.float32(offset)
+    weight[0, 0] = 0
+    quantized = quantize_blocks(weight, bits=4, block=block, symmetric=False)
+    groups = -(-columns // block)
+    assert quantized.zero_points is not None and quantized.zero_points.shape == (rows, -(-groups // 2))
+    restored = dequantize_blocks(quantized)
+    assert restored[0, 0] == 0 and (restored[:, columns:] == 0).all()
+    # half a step from rounding the weight, and half from rounding the zero point
+    steps = np.repeat(quantized.scales, block, axis=1)[:, :columns]
+    assert (np.abs(restored[:, :columns] - weight) <= steps * (1 + 1e-4)).all()
+
+
+def test_zero_points_pay_for_weights_that_are_not_centred() -> None:
+    centred, shifted = gaussian(64, 1024), gaussian(64, 1024) + 2
+    errors = {}
+    for name, weight in (("centred", centred), ("shifted", shifted)):
+        for symmetric in (True, False):
+            restored = dequantize_blocks(quantize_blocks(weight, bits=4, block=64, symmetric=symmetric))
+            errors[name, symmetric] = tensor_error(name, weight, restored).relative_rms
+    assert errors["shifted", False] < 0.8 * errors["shifted", True]
+    assert errors["centred", False] == pytest.approx(errors["centred", True], rel=0.1)
+
+
+def test_errors_of_parts_are_those_of_the_whole() -> None:
+    weight = gaussian(50, 96)
+    restored = dequantize_blocks(quantize_blocks(weight, bits=4, block=32))
+    whole = tensor_error("w", weight, restored)
+    parts = tensor_error_of_parts("w", [(weight[:20], restored[:20]), (weight[20:], restored[20:])])
+    assert parts.relative_rms == pytest.approx(whole.relative_rms, rel=1e-6)
+    assert (parts.max_abs, parts.min_row_cosine) == (whole.max_abs, pytest.approx(whole.min_row_cosine, abs=1e-6))
 
 
 def test_channels_lose_at_most_half_a_step() -> None:
@@ -87,6 +125,8 @@ def test_unusable_input_is_refused() -> None:
     weight = gaussian(2, 32)
     with pytest.raises(ExportError, match="bits=3"):
         quantize_blocks(weight, bits=3, block=32)
+    with pytest.raises(ExportError, match="Asymmetric blocks got bits=8"):
+        quantize_blocks(weight, bits=8, block=32, symmetric=False)
     with pytest.raises(ExportError, match="block=24"):
         quantize_blocks(weight, bits=4, block=24)
     with pytest.raises(ExportError, match="matrix"):

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,14 @@ def write_gguf(
     finally:
         wide.unlink(missing_ok=True)
     return ()
+
+
+def check_installed(precision: str) -> None:
+    """Raise MissingExtraError if what writes this precision is not installed: gguf, and llama.cpp for K-quants."""
+    if find_spec("gguf") is None:
+        raise MissingExtraError("Writing GGUF", "gguf", "gguf")
+    if precision in K_QUANTS and find_spec("llama_cpp") is None:
+        raise MissingExtraError(f"Quantising to {precision}", "gguf", "llama-cpp-python")
 
 
 def quantization_errors(path: Path, tensors: Tensors, config: Qwen3ASRConfig) -> tuple[TensorError, ...]:

@@ -98,7 +98,7 @@ def dequantize_blocks(quantized: BlockQuantized) -> FloatArray:
     """The float32 weights [N, G·block] that MatMulNBits works with; columns beyond K are zero."""
     packed, bits = quantized.packed, quantized.bits
     codes = _nibbles(packed).reshape(*packed.shape[:2], -1) if bits == 4 else packed
-    zeros = np.float32(1 << (bits - 1))
+    zeros = np.array(1 << (bits - 1), np.float32)
     if quantized.zero_points is not None:
         zeros = _nibbles(quantized.zero_points)[:, : packed.shape[1], None].astype(np.float32)
     values = codes.astype(np.float32) - zeros

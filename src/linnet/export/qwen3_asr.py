@@ -23,7 +23,7 @@ from linnet import __version__
 from linnet.bundle import DESCRIPTION, Bundle, write_bundle, write_parity
 from linnet.errors import CheckpointError, ExportError
 from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
-from linnet.export.gguf import quantization_errors, write_gguf
+from linnet.export.gguf import check_installed, quantization_errors, write_gguf
 from linnet.export.quantize import TensorError
 from linnet.export.qwen3_asr_adapter import AdapterFile, check_adapter, count_parameters, fingerprint
 from linnet.export.qwen3_asr_checkpoint import read_config, read_json
@@ -67,7 +67,7 @@ def convert(
     a full disk; MissingExtraError for "gguf" without `linnet[gguf]`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    _check_choices(encoder, decoders)
+    check_choices(encoder, decoders)
     _check_target(out, overwrite)
     config = read_config(checkpoint)
     languages = _languages(checkpoint)
@@ -169,7 +169,8 @@ def _write_errors(errors: Mapping[str, Sequence[TensorError]], out: Path) -> dic
     return summary
 
 
-def _check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
+def check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
+    """Refuse unknown precisions (ExportError) and those that need an extra (MissingExtraError), before any work."""
     if encoder not in ENCODER_PRECISIONS:
         raise ExportError(
             f"Encoder precision {encoder!r} is not offered; accepted: {', '.join(ENCODER_PRECISIONS)}. {WHY_NO_4_BITS}"
@@ -184,6 +185,8 @@ def _check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
             raise ExportError(
                 f"Precision {precision!r} is not offered for the {kind} decoder; accepted: {', '.join(offered[kind])}."
             )
+    if "gguf" in decoders:
+        check_installed(decoders["gguf"])
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

@@ -31,7 +31,7 @@ def download(
     *,
     token: str | None = None,
     progress: Progress | None = None,
-    pause: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], None] | None = None,
 ) -> None:
     """Fetch `files` into `folder`; what is there already, complete, is kept, and half a file is continued.
 
@@ -50,7 +50,7 @@ def download(
                 progress(before + have, total)
 
         if _mismatch(folder / file.name, file) is not None:
-            _download_one(file, folder / file.name, token, show, pause)
+            _download_one(file, folder / file.name, token, show, pause or time.sleep)
         done += file.size_bytes
         show(file.size_bytes)
 

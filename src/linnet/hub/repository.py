@@ -67,7 +67,7 @@ class Repository:
         return sum(file.size_bytes for file in (*self.small, *self.weights))
 
 
-def open_repository(name: str, hub: Hub = "hf", *, pause: Callable[[float], None] = time.sleep) -> Repository:
+def open_repository(name: str, hub: Hub = "hf", *, pause: Callable[[float], None] | None = None) -> Repository:
     """Ask a hub for the files of `name` ("Qwen/Qwen3-ASR-0.6B").
 
     Raises DownloadError: malformed or unknown name, no network, no checksums, no safetensors weights.
@@ -82,7 +82,7 @@ def open_repository(name: str, hub: Hub = "hf", *, pause: Callable[[float], None
         endpoint, token = os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE, None
         endpoint = endpoint.rstrip("/")
         url = f"{endpoint}/api/v1/models/{name}/repo/files?Revision=master&Recursive=true"
-    listing = _ask(url, token, pause)
+    listing = _ask(url, token, pause or time.sleep)
     try:
         files, revision, licence = (_hugging_face if hub == "hf" else _modelscope)(listing, endpoint, name)
         small = tuple(file for file in files if file.name in _SMALL)
