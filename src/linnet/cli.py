@@ -27,6 +27,8 @@ VERBS = {
     "serve": "an OpenAI-compatible HTTP API, live transcription, and a page in the browser",
     "pull": "a model's name or a checkpoint folder → a verified bundle in the cache, ready for --model",
     "verify": "whether a bundle is whole, and what its precision costs against the original",
+    "encode": "audio → tokens in a .bsq file, by an audio tokenizer",
+    "decode": "tokens in a .bsq file → audio",
     "info": "what a bundle, run folder, checkpoint, manifest or audio file is",
     "doctor": "what is installed, what is missing, and a 3-second transcription",
 }

@@ -11,8 +11,7 @@ from linnet import cli
 
 SURFACE = {
     "transcribe": (
-        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --live --json "
-        "--quiet"
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --live --json --quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --json --predictions --language --corpora --limit --decoder --threads --seed "
@@ -20,13 +19,15 @@ SURFACE = {
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass
-    "export": "SOURCE OUT --encoder --decoder --name --checkpoint",
+    "export": "SOURCE OUT --encoder --decoder --adapter --name --checkpoint",
     "serve": (
         "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
         "--max-queue --max-streams --decoder --attention --threads --quiet"
     ),
     "pull": "MODEL --source --encoder --decoder --name --keep-checkpoint --force --skip-verify --quiet",
     "verify": "BUNDLE --against --audio --threads --json --quiet",
+    "encode": "AUDIO OUT --model --coding --threads --json --quiet",
+    "decode": "CODES OUT --model --vocoder --threads --quiet",
     "info": "PATH --json",
     "doctor": "--json",
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from linnet.bundle import DESCRIPTION, Bundle, read_bundle
 from linnet.errors import BundleError, BundleNotFoundError, ConfigError
 from linnet.runtime.base import Recognizer
 from linnet.runtime.decoder import Decoder
+
+if TYPE_CHECKING:
+    from linnet.runtime.bsq import BSQCodec
 
 DecoderChoice = Literal["auto", "onnx", "gguf"]
 Attention = Literal["windowed", "full"]
@@ -37,6 +40,22 @@ def load_model(
             f"{', '.join(_FAMILIES)}. Choose another bundle, or upgrade: pip install --upgrade linnet"
         )
     return _FAMILIES[bundle.family](bundle, decoder, threads, attention)
+
+
+def load_codec(name_or_path: str | Path, *, threads: int | None = None) -> BSQCodec:
+    """Open an audio tokenizer: a pulled model's name or a bundle folder; `threads` as for `load_model`.
+
+    Raises BundleError.
+    """
+    bundle = read_bundle(resolve(name_or_path))
+    if bundle.family != "bsq":
+        raise BundleError(
+            f"Bundle {bundle.path} is of family {bundle.family!r}; encoding and decoding need one of family 'bsq'. "
+            "Train one with: linnet train bsq-tiny"
+        )
+    from linnet.runtime.bsq import BSQCodec
+
+    return BSQCodec(bundle, threads=threads)
 
 
 def resolve(name_or_path: str | Path) -> Path:

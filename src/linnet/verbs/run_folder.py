@@ -14,7 +14,7 @@ from linnet.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from linnet.bundle import Bundle
 
-FAMILIES = ("qwen3_asr",)
+FAMILIES = ("qwen3_asr", "bsq")
 
 
 @contextmanager
@@ -47,6 +47,13 @@ def export_run_folder(
     )
     bundle: Bundle = module.export_run(run, out, name=name, checkpoint=checkpoint, **precision)
     return bundle
+
+
+def export_run_adapter(run: Path, out: Path, *, checkpoint: str) -> Path:
+    """The adapter of a run folder as one file."""
+    with needs_torch("Exporting a run folder"):
+        from linnet.models.qwen3_asr.export import export_adapter
+    return export_adapter(run, out, checkpoint=checkpoint)
 
 
 def _family(run: Path) -> str:
