@@ -407,12 +407,10 @@ def test_the_encoder_learns_from_ctc_alone_at_first(
         gradients.append([p.grad.clone() for p in (*encoder, *rest) if p.grad is not None])
     hidden, lengths = trainable.asr.audio_tower.hidden(batch.clips())
     ctc, _ = trainable._ctc(hidden, lengths, batch.transcripts)
-    for number, expected in enumerate(torch.autograd.grad(0.5 * ctc, encoder)):
+    assert len(gradients[0]) == 2 and len(gradients[1]) == 4  # projection and decoder do not even run
+    for number, expected in enumerate(torch.autograd.grad(ctc, encoder)):
         torch.testing.assert_close(gradients[0][number], expected, atol=1e-5, rtol=1e-4)
-        assert (gradients[1][number] - expected).abs().max() > 1e-4  # afterwards the decoder's part is added
-    for number in (2, 3):  # the decoder and the projection into it learn all the time
-        assert gradients[0][number].abs().max() > 0
-        torch.testing.assert_close(gradients[0][number], gradients[1][number], atol=1e-6, rtol=1e-5)
+        assert (gradients[1][number] - 0.5 * expected).abs().max() > 1e-4  # afterwards the decoder's part is added
 
 
 def test_step_mixes_both_losses_and_logs_them(task: Qwen3ASRTask, trainable: TrainableQwen3ASR, batch: Batch) -> None:

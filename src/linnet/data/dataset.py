@@ -42,7 +42,7 @@ class Part:
 class SpeechDataset(Dataset[Example]):
     """Log-mel and text of (epoch, index) keys; `augment=None` gives the clips as they are.
 
-    Augmentation grows evenly over the first `ramp_epochs` epochs, from none in epoch 0 to its full strength.
+    After `clean_epochs` epochs without any, augmentation grows evenly to its full strength over `ramp_epochs`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class SpeechDataset(Dataset[Example]):
         features: FeatureSpec,
         augment: AugmentConfig | None,
         seed: int,
+        clean_epochs: int = 0,
         ramp_epochs: int = 0,
         context_probability: float = 0.0,
         gap_s: tuple[float, float] = (0.02, 0.25),
@@ -61,7 +62,8 @@ class SpeechDataset(Dataset[Example]):
     ) -> None:
         self.utterances, self.clips, self.parts = utterances, clips, parts
         self.features, self.augment, self.seed = features, augment, seed
-        self.ramp_epochs, self.context_probability = ramp_epochs, context_probability
+        self.clean_epochs, self.ramp_epochs = clean_epochs, ramp_epochs
+        self.context_probability = context_probability
         self.gap_s, self.min_duration_s = gap_s, min_duration_s
 
     def __len__(self) -> int:
@@ -72,8 +74,8 @@ class SpeechDataset(Dataset[Example]):
         part, rng = self.parts[index], np.random.default_rng([self.seed, epoch, index])
         samples = self._samples(part, rng)
         augment = self.augment
-        if augment and epoch < self.ramp_epochs:
-            augment = augment.weakened(epoch / self.ramp_epochs)
+        if augment and epoch < self.clean_epochs + self.ramp_epochs:
+            augment = augment.weakened(max(0.0, (epoch - self.clean_epochs + 1) / (self.ramp_epochs + 1)))
         if augment:
             samples = augment_samples(samples, augment, rng, rate_hz=SAMPLE_RATE_HZ, pick_speech=self._pick_speech)
         mel = log_mel(samples, self.features)

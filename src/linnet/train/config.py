@@ -25,6 +25,9 @@ class TrainConfig:
     steps: int = 1000
     """Optimiser updates in all; the schedule ends here."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices of the layers, AdamW for all else (train/muon.py)."""
+
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     schedule: Literal["cosine", "linear", "tri_stage", "constant"] = "cosine"
@@ -41,6 +44,12 @@ class TrainConfig:
 
     average_weights: float = 0.0
     """Decay of an exponential moving average of the weights, used for validation and export; 0 turns it off."""
+
+    patience: int = 0
+    """Stop after this many validations in a row without a better one; 0 trains to the last step."""
+
+    plateau_lr_ratio: float = 1.0
+    """Factor on the learning rate after every validation that was no better, on top of the schedule; 1 is none."""
 
     log_every: int = 20
     validate_every: int = 500
@@ -61,8 +70,17 @@ class TrainConfig:
             raise ConfigError(
                 f"tri_stage decays exponentially; final_lr_ratio must be above 0, got {self.final_lr_ratio}."
             )
+        if self.patience < 0 or not 0 < self.plateau_lr_ratio <= 1:
+            raise ConfigError(
+                "patience must be 0 or more and plateau_lr_ratio lie in (0, 1], got "
+                f"{self.patience} and {self.plateau_lr_ratio}."
+            )
         if not 0 <= self.average_weights < 1:
             raise ConfigError(f"average_weights must lie in [0, 1), got {self.average_weights}.")
+
+    def plan(self) -> str:
+        """What a run will take in memory, as text for `--plan`; ConfigError for families that cannot tell."""
+        raise ConfigError(f"There is no memory plan for {self.family}; adapters have one (qwen3-asr-adapter).")
 
     def build_task(self) -> Task:
         """The task that trains this configuration; families implement it with a lazy torch import."""

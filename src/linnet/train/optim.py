@@ -1,4 +1,4 @@
-"""AdamW with the usual two groups, and the learning-rate schedules."""
+"""AdamW with the usual two groups (or Muon), and the learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from linnet.errors import TrainingError
+from linnet.errors import ConfigError, TrainingError
 from linnet.train.config import TrainConfig
+from linnet.train.muon import MuonWithAdamW
 
 
 def build_optimizer(
     model: nn.Module, config: TrainConfig, lr_ratio: Callable[[str], float] | None = None
-) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; no weight decay on vectors (biases, norms). Raises TrainingError if none.
+) -> torch.optim.Optimizer:
+    """The configured optimiser over the trainable parameters; no weight decay on vectors (biases, norms).
 
     `lr_ratio` gives each parameter, by its name, a share of the learning rate; the loop applies it (1.0 by default).
+    Raises TrainingError if nothing is trainable, ConfigError if `lr_ratio` is given with Muon.
     """
+    if config.optimizer == "muon":
+        if lr_ratio:
+            raise ConfigError("optimizer 'muon' knows no learning rate per layer; choose 'adamw'.")
+        return MuonWithAdamW(model, config)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

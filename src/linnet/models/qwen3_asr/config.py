@@ -76,11 +76,13 @@ class Qwen3ASRTrainConfig(TrainConfig):
     """Table of words and phonemes (`linnet.data.corpora.lexicon`): CTC then hears sounds instead of letters."""
 
     encoder_warmup_steps: int = 0
-    """Updates in which the encoder learns from CTC alone. From scratch, the decoder first learns a language model that
-    ignores the sound, and its gradient holds the encoder back (docs/log.md)."""
+    """Updates in which the encoder learns from CTC alone, without running the decoder. From scratch, the decoder would
+    learn a language model that ignores the sound, and its gradient would hold the encoder back (docs/log.md)."""
 
+    clean_epochs: int = 0
     ramp_epochs: int = 0
-    """Epochs over which augmentation grows to its full strength: alignment is learned sooner from clean speech."""
+    """Augmentation begins after `clean_epochs` and grows to its full strength over `ramp_epochs`: alignment is learned
+    sooner from clean speech."""
 
     context_probability: float = 0.0
     """Share of clips whose prompt carries hot words, so that a context is no surprise and not a transcript either."""

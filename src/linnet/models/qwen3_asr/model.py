@@ -373,10 +373,14 @@ class SwiGLU(nn.Module):
 
 def sinusoids(length: int, channels: int, *, max_timescale: float = 10_000.0) -> Tensor:
     """Whisper's position table [length, channels]: sines in the first half, cosines in the second."""
-    step = math.log(max_timescale) / (channels // 2 - 1)
-    rates = torch.exp(-step * torch.arange(channels // 2).float())
-    angles = torch.arange(length)[:, None].float() * rates
+    angles = torch.arange(length)[:, None].float() / sinusoid_timescales(channels, max_timescale=max_timescale)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def sinusoid_timescales(channels: int, *, max_timescale: float = 10_000.0) -> Tensor:
+    """Positions per radian of each pair of sine and cosine, [channels / 2], from 1 to `max_timescale`."""
+    step = math.log(max_timescale) / (channels // 2 - 1)
+    return torch.exp(step * torch.arange(channels // 2).float())
 
 
 def rotary_table(start: int, length: int, config: Qwen3ASRConfig, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ from linnet.manifest import Utterance, read_manifest
 from linnet.metrics import cer, wer
 from linnet.models.qwen3_asr.checkpoint import load_pretrained, save_assets
 from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
+from linnet.models.qwen3_asr.initialise import initialise
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.tokenizer import train_tokenizer
 from linnet.runtime.prompt import (
@@ -102,12 +103,17 @@ class TrainableQwen3ASR(nn.Module):
         self.ctc_head = nn.Linear(asr.config.d_model, CTC_STEPS * CTC_CLASSES)
 
     def forward(self, batch: Batch, *, ctc_alone: bool = False) -> Losses:
-        """All losses of a batch; `ctc_alone` keeps the decoder's gradient from the encoder."""
+        """All losses of a batch; `ctc_alone` runs the encoder without projection and decoder."""
         hidden, lengths = self.asr.audio_tower.hidden(batch.clips())
+        if ctc_alone:
+            ctc, skipped = self._ctc(hidden, lengths, batch.transcripts)
+            none = hidden.new_zeros(())
+            if torch.distributed.is_initialized():  # which waits for the gradient of every parameter
+                none = none + 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+            return Losses(none, ctc, none, 0, skipped)
         audio = self.asr.audio_tower.project(hidden)
-        heard = self.asr.audio_tower.project(hidden.detach()) if ctc_alone else audio
         wanted = batch.labels != IGNORED
-        states = self.asr.model(self.asr.embed(self._misread(batch.tokens, wanted), [heard]))
+        states = self.asr.model(self.asr.embed(self._misread(batch.tokens, wanted), [audio]))
         logits, labels = self.asr.logits(states[wanted]), batch.labels[wanted]
         cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         ctc, skipped = self._ctc(hidden, lengths, batch.transcripts)
@@ -230,6 +236,7 @@ class Qwen3ASRTask:
             features=WHISPER_128,
             augment=config.augment,
             seed=config.seed,
+            clean_epochs=config.clean_epochs,
             ramp_epochs=config.ramp_epochs,
             context_probability=config.context_probability,
         )
@@ -263,7 +270,7 @@ class Qwen3ASRTask:
     def step(self, model: nn.Module, batch: Batch, step: int) -> StepOutput:
         """(1 − w) · cross-entropy + w · CTC."""
         losses: Losses = model(batch, ctc_alone=step < self.config.encoder_warmup_steps)
-        weight = self.config.ctc_weight
+        weight = self.config.ctc_weight if step >= self.config.encoder_warmup_steps else 1.0
         loss = (1 - weight) * losses.cross_entropy + weight * losses.ctc
         loss = loss + self.config.token_ctc_weight * losses.token_ctc
         logs = {
@@ -359,23 +366,3 @@ def shape_for(tokenizer: Tokenizer, shape: Qwen3ASRConfig) -> Qwen3ASRConfig:
         audio_end_token_id=token_id(tokenizer, AUDIO_END),
         eos_token_ids=(token_id(tokenizer, END),),
     )
-
-
-def initialise(asr: Qwen3ASR) -> None:
-    """Fresh weights for training from scratch.
-
-    Convolutions keep the variance (He et al. 2015) and `conv_out` raises it: with torch's defaults the sound entered
-    the transformer at a twentieth of the strength of the positions, and nothing was learned from it.
-    """
-    for module in asr.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            assert module.bias is not None
-            nn.init.zeros_(module.bias)
-    nn.init.xavier_uniform_(asr.audio_tower.conv_out.weight, gain=3.0)

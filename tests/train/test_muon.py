@@ -1,0 +1,105 @@
+"""Muon beside AdamW: which weights take which, what one update does, one learning rate, and states that come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from linnet.errors import ConfigError
+from linnet.train.config import TrainConfig
+from linnet.train.muon import MuonWithAdamW
+from linnet.train.optim import build_optimizer
+
+CONFIG = TrainConfig(family="any", run_dir=Path("unused"), optimizer="muon", learning_rate=1e-2, weight_decay=0.0)
+
+
+class Net(nn.Module):
+    """An embedding, two layers, and a head, as every family here has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(5, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = Net()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.tower(tokens)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) -> None:
+    for step in range(steps):
+        loss = model(torch.tensor([step % 5, 1, 3])).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def test_an_update_is_orthogonal_in_the_layers_and_adamw_elsewhere() -> None:
+    model, twin = Encoder(), Encoder()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(model, CONFIG)
+    assert isinstance(optimizer, MuonWithAdamW)
+    model(torch.tensor([0, 1, 3])).square().mean().backward()
+    gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    optimizer.zero_grad()
+    update(model, optimizer)
+    update(twin, torch.optim.AdamW(twin.parameters(), lr=1e-2, betas=CONFIG.adam_betas, weight_decay=0.0))
+    after, adamw = dict(model.named_parameters()), dict(twin.named_parameters())
+    for name, value in after.items():
+        moved = value.detach() - before[name]
+        if ".layers." in name and value.ndim == 2:
+            # Directions with a gradient to speak of are brought to a similar size (Newton–Schulz in five steps lets
+            # them lie between 0.7 and 1.2); the scale of 0.2 · √8 makes the mean square that of AdamW.
+            sizes = torch.linalg.svdvals(moved)
+            strongest = torch.linalg.svdvals(gradients[name])
+            assert float(strongest[1] / strongest[0]) < 0.5 < 0.55 < float(sizes[1] / sizes[0])
+            assert float(sizes[0]) == pytest.approx(1e-2 * 0.2 * 8**0.5, rel=0.3)
+        else:
+            torch.testing.assert_close(value, adamw[name], atol=1e-7, rtol=0)
+
+
+def test_a_learning_rate_set_on_the_groups_reaches_both() -> None:
+    model = Encoder()
+    optimizer = build_optimizer(model, CONFIG)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    update(model, optimizer)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_states_come_back() -> None:
+    whole, part = Encoder(), Encoder()
+    update(whole, build_optimizer(whole, CONFIG), steps=6)
+    first = build_optimizer(part, CONFIG)
+    update(part, first, steps=5)
+    state = first.state_dict()
+    again = build_optimizer(part, replace(CONFIG, learning_rate=123.0))  # the state's learning rate wins
+    again.load_state_dict(state)
+    loss = part(torch.tensor([0, 1, 3])).square().mean()  # the sixth batch
+    loss.backward()
+    again.step()
+    for name, value in part.named_parameters():
+        assert torch.equal(value, dict(whole.named_parameters())[name]), name
+
+
+def test_rates_per_layer_are_refused() -> None:
+    with pytest.raises(ConfigError, match="adamw"):
+        build_optimizer(Encoder(), CONFIG, lambda name: 0.5)
