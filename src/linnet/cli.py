@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "word and character error rates of a model on a manifest, clean and in noise",
     "prepare": "folders and published corpora → manifests",
     "train": "train a preset on manifests",
+    "lm": "text → n-gram language model, for bundles of wav2vec2",
     "export": "run folder or Qwen3-ASR checkpoint → bundle, without torch where no training is involved",
     "serve": "an OpenAI-compatible HTTP API, live transcription, and a page in the browser",
     "pull": "a model's name or a checkpoint folder → a verified bundle in the cache, ready for --model",

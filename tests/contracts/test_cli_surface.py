@@ -19,6 +19,7 @@ SURFACE = {
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass
+    "lm": "TEXT OUT --order --language --bundle --weight --word-bonus --beam-size",
     "export": "SOURCE OUT --encoder --decoder --adapter --name --checkpoint",
     "serve": (
         "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "

@@ -99,6 +99,14 @@ def _load_qwen3_asr(bundle: Bundle, decoder: DecoderChoice, threads: int | None,
     )
 
 
+def _load_wav2vec2(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
+    from linnet.runtime.wav2vec2 import Wav2Vec2Recognizer
+
+    if decoder not in ("auto", "onnx"):
+        raise ConfigError(f"Bundle {bundle.path} is wav2vec 2.0, which has no {decoder} decoder; leave the choice out.")
+    return Wav2Vec2Recognizer(bundle, threads=threads)
+
+
 def open_decoder(bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int | None = None) -> Decoder:
     """The bundle's text decoder; MissingExtraError if it is GGUF and llama.cpp is not installed."""
     if choice not in ("auto", "onnx", "gguf"):
@@ -115,4 +123,5 @@ def open_decoder(bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int
 
 _FAMILIES: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {
     "qwen3_asr": _load_qwen3_asr,
+    "wav2vec2": _load_wav2vec2,
 }
