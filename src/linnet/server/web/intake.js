@@ -150,11 +150,10 @@ function showLive(key, values = {}) {
 // An error outside any clip, with what to do about it; stays until it is dismissed or something new begins.
 export function showProblem(error) {
   const problem = error instanceof PageError ? error : new PageError("error.server", { detail: error.message });
-  const text = t(problem.key, problem.values);
   const dismiss = el("button", { type: "button", class: "quiet", onclick: hideProblem }, t("dismiss"));
-  byId("problem").replaceChildren(icon("warn"), el("span", {}, text), dismiss);
+  // The element is an alert: what appears in it is read aloud.
+  byId("problem").replaceChildren(icon("warn"), el("span", {}, t(problem.key, problem.values)), dismiss);
   byId("problem").hidden = false;
-  announce(text, { urgent: true });
 }
 
 const hideProblem = () => (byId("problem").hidden = true);
