@@ -37,15 +37,13 @@ class WaveformHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Samples [B, N] of states [B, T, C]; zeros where mask [B, T] is False."""
-        spectrum = self.spectrum(hidden, mask)
-        wave = inverse_stft(spectrum, self.config.features, self.window)
+        real = mask.repeat_interleave(self.config.frames_per_token, dim=1)
+        wave = inverse_stft(self.spectrum(hidden, real), self.config.features, self.window, real)
         return wave * mask.repeat_interleave(self.config.token_samples, dim=1)
 
-    def spectrum(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Complex spectra [B, F, K]."""
-        frames = self.config.frames_per_token
-        x = self.embed(hidden).unflatten(2, (frames, -1)).flatten(1, 2)  # [B, F, C]
-        real = mask.repeat_interleave(frames, dim=1)
+    def spectrum(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """Complex spectra [B, F, K], zeros where real [B, F] is False."""
+        x = self.embed(hidden).unflatten(2, (self.config.frames_per_token, -1)).flatten(1, 2)  # [B, F, C]
         for block in self.blocks:
             x = block(x, real)
         magnitude, phase = self.project(self.norm(x)).chunk(2, dim=-1)
@@ -73,14 +71,17 @@ class ConvNeXt(nn.Module):
         return x + self.scale * self.fc2(F.gelu(self.fc1(self.norm(branch))))
 
 
-def inverse_stft(spectrum: Tensor, features: FeatureSpec, window: Tensor) -> Tensor:
-    """Samples [B, F · hop] of centred frames, complex [B, F, K]: overlap-add over the sum of the squared windows."""
+def inverse_stft(spectrum: Tensor, features: FeatureSpec, window: Tensor, real: Tensor) -> Tensor:
+    """Samples [B, F · hop] of centred frames, complex [B, F, K]: overlap-add over the sum of the squared windows.
+
+    Frames where real [B, F] is False have no window, so that a clip ends alike with and without padding.
+    """
     n_fft, hop, frames = features.n_fft, features.hop_length, spectrum.shape[1]
     pieces = torch.fft.irfft(spectrum, n=n_fft, dim=-1) * window  # [B, F, n_fft]
     total = (frames - 1) * hop + n_fft
     fold = {"output_size": (1, total), "kernel_size": (1, n_fft), "stride": (1, hop)}
     wave = F.fold(pieces.transpose(1, 2), **fold)[:, 0, 0]
-    weights = F.fold((window**2)[None, :, None].expand(1, n_fft, frames).contiguous(), **fold)[:, 0, 0]
+    weights = F.fold((window**2)[:, None] * real[:, None].to(window.dtype), **fold)[:, 0, 0]
     start = n_fft // 2
     stop = start + frames * hop
     wave, weights = (F.pad(part, (0, max(0, stop - total)))[:, start:stop] for part in (wave, weights))
@@ -109,15 +110,16 @@ class WaveformLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor, lengths: Tensor) -> WaveformLosses:
         """`lengths` [B] counts each clip's real samples."""
-        waves = torch.cat([estimate, reference])
+        waves, spec = torch.cat([estimate, reference]), self.features
+        own = (spec.n_fft, spec.hop_length)
+        spectra = {size: self._magnitude(waves, *size) for size in {*RESOLUTIONS, own}}
         terms = []
         for n_fft, hop in RESOLUTIONS:
-            guess, wanted = self._magnitude(waves, n_fft, hop).chunk(2)  # [B, K, frames]
+            guess, wanted = spectra[n_fft, hop].chunk(2)  # [B, K, frames]
             convergence = (guess - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2)).clamp_min(QUIET)
             logs = (guess.log() - wanted.log()).abs().mean(1).sum(1) / (lengths / hop)
             terms.append(convergence + logs)
-        spec = self.features
-        mel = self.filters @ self._magnitude(waves, spec.n_fft, spec.hop_length).square()
+        mel = self.filters @ spectra[own].square()
         guess, wanted = mel.clamp_min(1e-7).log().chunk(2)
         mels = (guess - wanted).abs().mean(1).sum(1) / (lengths / spec.hop_length)
         return WaveformLosses(torch.stack(terms).mean(0), mels)
