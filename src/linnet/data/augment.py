@@ -81,8 +81,10 @@ def augment_samples(
     *,
     rate_hz: int,
     pick_speech: Callable[[np.random.Generator], FloatArray] | None = None,
+    pick_noise: Callable[[np.random.Generator], FloatArray] | None = None,
 ) -> FloatArray:
-    """Reverberation, then additive noise (white, pink, brown, hum, or babble from `pick_speech`), float32 [N]."""
+    """Reverberation, then additive noise, float32 [N]: white, pink, brown, hum, babble of what `pick_speech` gives, or
+    a recording that `pick_noise` gives."""
     if rng.random() < config.reverb_probability:
         response = noise.synthetic_rir(
             rng.uniform(*config.rt60_s), direct_to_reverberant_db=rng.uniform(-3.0, 9.0), rate_hz=rate_hz, rng=rng
@@ -91,11 +93,14 @@ def augment_samples(
     if rng.random() >= config.noise_probability:
         return samples
     kinds = ["white", "pink", "brown", "hum"] + (["babble"] * 3 if pick_speech else [])
+    kinds += ["recording"] * 4 if pick_noise else []
     kind = kinds[rng.integers(len(kinds))]
     try:
         if kind == "babble" and pick_speech:
             voices = [pick_speech(rng) for _ in range(int(rng.integers(3, 7)))]
             disturbance = noise.babble(voices, len(samples), rate_hz=rate_hz, rng=rng)
+        elif kind == "recording" and pick_noise:
+            disturbance = pick_noise(rng)
         elif kind == "hum":
             disturbance = noise.hum(len(samples), rate_hz=rate_hz, rng=rng)
         else:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from linnet.data.augment import NO_AUGMENT, AugmentConfig
 from linnet.models.bsq.config import BSQTrainConfig
+from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
 from linnet.runtime.bsq_config import ENVIRONMENT, MUSIC, BSQConfig
 from linnet.models.wav2vec2.config import Regularisation, Wav2Vec2CtcConfig, Wav2Vec2PretrainConfig
@@ -275,9 +276,19 @@ WAV2VEC2_TINY_CTC = replace(
     workers=0,
 )
 
+ADAPTER = AdapterTrainConfig(
+    summary="an adapter that makes a frozen Qwen3-ASR hear better in noise; --plan tells what memory it takes",
+    steps=1000,
+    warmup_steps=50,
+    learning_rate=1e-3,
+    validate_every=200,
+    save_every=200,
+)
+
 PRESETS: dict[str, TrainConfig] = {
     "nano": NANO,
     "qwen3-asr-tiny": TINY,
+    "qwen3-asr-adapter": ADAPTER,
     "bsq-tiny": BSQ_TINY,
     "bsq-9": BSQ_9,
     "bsq-18": BSQ_18,

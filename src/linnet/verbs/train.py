@@ -13,7 +13,7 @@ def train(arguments: list[str]) -> int:
     from linnet.models.presets import PRESETS
 
     if not arguments or arguments[0] in {"-h", "--help"}:
-        lines = [f"  {name:16}{preset.summary}\n" for name, preset in PRESETS.items()]
+        lines = [f"  {name:19}{preset.summary}\n" for name, preset in PRESETS.items()]
         usage = "usage: linnet train PRESET [options]        linnet train PRESET --help tells more\n\n"
         (sys.stdout if arguments else sys.stderr).write(usage + "".join(lines))
         return 0 if arguments else 2
@@ -27,9 +27,12 @@ def train(arguments: list[str]) -> int:
         default=PRESETS[name],
         prog=f"linnet train {name}",
         description=f"{type(PRESETS[name]).__doc__}\n\n{name}: {PRESETS[name].summary}.\n"
-        "Add --resume to go on with an interrupted run.",
-        args=[argument for argument in arguments[1:] if argument != "--resume"],
+        "Add --resume to go on with an interrupted run, --plan to see what memory it would take.",
+        args=[argument for argument in arguments[1:] if argument not in {"--resume", "--plan"}],
     )
+    if "--plan" in arguments:
+        sys.stdout.write(config.plan())
+        return 0
     with needs_torch("Training"):
         from linnet.train.trainer import fit
     run = fit(config, resume="--resume" in arguments)
