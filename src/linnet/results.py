@@ -16,8 +16,9 @@ class Word:
     """One word, or one character where the language is written without spaces."""
 
     text: str
-    start_s: float
-    end_s: float
+    start_s: float | None
+    """None, as `end_s`, where words were not aligned with the sound."""
+    end_s: float | None
     confidence: float | None = None
 
     def to_dict(self) -> dict[str, Any]:

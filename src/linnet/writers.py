@@ -62,11 +62,14 @@ def _verbose_json(transcription: Transcription) -> str:
         "text": transcription.text,
         "segments": [_verbose_segment(number, segment) for number, segment in enumerate(transcription.segments)],
     }
-    words = [word for segment in transcription.segments for word in segment.words]
+    words = [
+        {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+        for segment in transcription.segments
+        for word in segment.words
+        if word.start_s is not None and word.end_s is not None
+    ]
     if words:
-        document["words"] = [
-            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)} for word in words
-        ]
+        document["words"] = words
     return _dump(document)
 
 

@@ -16,6 +16,9 @@ from linnet.manifest import read_manifest
 from linnet.metrics import wer
 from linnet.results import Transcription
 from linnet.runtime.base import Recognizer
+from linnet.runtime.context_guard import is_suspect
+from linnet.runtime.longform import Cut
+from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
 
 NANO = Path(linnet.__file__).parent / "assets/nano"
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -124,3 +127,20 @@ def test_accuracy_guard_spoken_digits(nano: Recognizer, shared: Path) -> None:
     references = [entry.text or "" for entry in digits]
     result = wer(references, [nano.transcribe(entry.audio_path).text for entry in digits], language="en")
     assert not math.isnan(result.rate) and result.rate <= 0.10, result
+
+
+def test_what_was_recognised_before_does_not_matter(nano: Recognizer) -> None:
+    first, second = CLIPS[:2]
+    alone = untimed(nano.transcribe(first))
+    nano.transcribe(second, context="Linnet", language="en")
+    assert untimed(nano.transcribe(first)) == alone
+
+
+def test_real_noise_does_not_recite_the_context(nano: Recognizer, shared: Path) -> None:
+    """Even if it is taken for speech: the noise goes to the model without a voice activity detector."""
+    context = "Linnet, Hangzhou, Szymborska, forced alignment"
+    assert isinstance(nano, Qwen3ASRRecognizer)
+    for clip in sorted((shared / "data/noise").glob("*.flac"))[:6]:
+        samples = read_audio(clip)[:80_000]
+        for segment in nano.recognize([Cut(samples, 0, 0, len(samples))], context=context):
+            assert not is_suspect(segment.text, context)

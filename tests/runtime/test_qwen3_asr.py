@@ -20,8 +20,9 @@ from linnet.results import Segment
 from linnet.runtime import qwen3_asr, recording
 from linnet.runtime.assemble import join_texts
 from linnet.runtime.greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
+from linnet.runtime.longform import Cut
 from linnet.runtime.onnx_decoder import OnnxDecoder
-from linnet.runtime.prompt import encode_answer
+from linnet.runtime.prompt import build_prompt, encode_answer
 from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
 
 RATE = 16_000
@@ -197,6 +198,80 @@ def test_a_forced_language_is_in_the_prompt_and_in_the_result(recognizer: Make) 
     assert (result.text, result.language, result.segments[0].language) == ("你好", "zh", "zh")
     suffix = [int(row[0]) for row in fake(made).prompts[0]][-len("language Chinese") - 1 :]
     assert byte_tokenizer().decode(suffix, skip_special_tokens=False) == "language Chinese<asr_text>"
+
+
+def test_a_forced_language_holds_in_every_segment_and_second_try(recognizer: Make) -> None:
+    """Whatever else the model claims, and however often a cut is halved."""
+
+    def say(seconds: float) -> list[int]:
+        looping = seconds > 5  # the language in the prompt counts as more than a second
+        return [*byte_tokenizer().encode("no way " * 40 if looping else "language English<asr_text>hi").ids, 258]
+
+    made = recognizer(say)
+    samples = np.concatenate([tone(1), silence(2), tone(4), silence(2), tone(1)])
+    result = made.transcribe(samples, language="zh")
+    assert [(segment.language, segment.text) for segment in result.segments] == [("zh", "hi")] * 4
+    suffix = byte_tokenizer().encode("language Chinese<asr_text>").ids
+    assert len(fake(made).prompts) == 5
+    assert all([int(row[0]) for row in prompt[-len(suffix) :]] == suffix for prompt in fake(made).prompts)
+
+
+def context_of(prompt: FloatArray) -> str:
+    text = byte_tokenizer().decode([int(row[0]) for row in prompt if row[0] == row[1]], skip_special_tokens=False)
+    return text.split("system\n")[1].split("<|im_end|>")[0]
+
+
+def leaking(made: Qwen3ASRRecognizer, without: str) -> None:
+    """Let the model recite its context, and say `without` if there is none."""
+    fake(made)._script = lambda prompt: answer(context_of(prompt) or without)
+
+
+@pytest.mark.parametrize("without", ["I would like the soup", "hm"])
+def test_a_context_that_leaks_is_taken_out_and_flagged(recognizer: Make, without: str) -> None:
+    made = recognizer()
+    leaking(made, without)
+    result = made.transcribe(np.concatenate([tone(2), silence(2), tone(3)]), context="Linnet, Hangzhou, Szymborska")
+    assert result.text == f"{without} {without}"
+    assert {segment.flags for segment in result.segments} == {("context_leak",)}
+    assert [context_of(prompt) for prompt in fake(made).prompts].count("") == 2
+
+
+def test_where_nothing_is_heard_a_leak_leaves_nothing(recognizer: Make) -> None:
+    made = recognizer()
+    leaking(made, "")
+    assert made.transcribe(tone(2), context="Linnet, Hangzhou, Szymborska").segments == ()
+
+
+def test_context_that_was_really_said_stays(recognizer: Make) -> None:
+    made = recognizer()
+    leaking(made, "lynette hang joe shimborska")
+    result = made.transcribe(tone(2), context="Linnet, Hangzhou, Szymborska")
+    (segment,) = result.segments
+    assert (segment.text, segment.flags) == ("Linnet, Hangzhou, Szymborska", ())
+
+
+def test_an_answer_with_other_words_is_not_asked_twice(recognizer: Make) -> None:
+    made = recognizer(lambda seconds: answer("we met in Hangzhou last summer"))
+    overhead = len(build_prompt(byte_tokenizer(), 0, context="Linnet, Hangzhou").ids)
+    assert overhead
+    assert made.transcribe(tone(2), context="Linnet, Hangzhou").text == "we met in Hangzhou last summer"
+    assert len(fake(made).prompts) == 1
+
+
+def test_a_draft_does_not_show_what_may_be_copied(recognizer: Make) -> None:
+    made = recognizer()
+    leaking(made, "hm")
+    cut = Cut(tone(2), 0, 0, 2 * RATE)
+    assert made.draft(cut, context="Linnet, Hangzhou").text == ""
+    assert made.draft(cut).text == "hm"
+
+
+def test_words_carry_confidences_and_no_invented_times(recognizer: Make) -> None:
+    (segment,) = recognizer(lambda seconds: answer("hello, 世界")).transcribe(tone(2)).segments
+    assert [word.text for word in segment.words] == ["hello,", "世", "界"]
+    for word in segment.words:
+        assert word.confidence == pytest.approx(np.e / (np.e + 511), rel=1e-5)
+        assert word.start_s is word.end_s is None
 
 
 def test_the_context_is_in_the_prompt(recognizer: Make) -> None:

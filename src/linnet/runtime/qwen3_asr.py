@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from linnet.errors import BundleCorruptError, LanguageError, LinnetError
 from linnet.results import Segment, Transcription
 from linnet.runtime.assemble import assemble
 from linnet.runtime.base import AudioSource, CutRequest, CutSource, Progress
+from linnet.runtime.context_guard import is_heard, is_suspect
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.draft import Draft, Drafter
 from linnet.runtime.encoder import Attention, Encoder, clip_features
@@ -30,6 +31,7 @@ from linnet.runtime.prompt import build_prompt, parse_answer
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
+from linnet.runtime.words import word_confidences
 from linnet.text import language_code, language_name
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ MIN_RETRY_S = 1.0
 MAX_RETRIES = 2
 """How often a cut that went wrong is halved: 30 s → 15 s → 7.5 s."""
 _FLAGS: dict[str, tuple[str, ...]] = {"end": (), "loop": ("repetition",), "cap": ("truncated",)}
+CONTEXT_LEAK = "context_leak"
+"""Flag of a segment whose first answer was copied from the context, so that it was heard again without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,9 @@ class _Job:
     open: _Open
     retries: int = 0
     forced: str | None = None
+    without_context: bool = False
+    suspect: Segment | None = None
+    """What was answered with the context, if that is why the cut is heard again without it."""
 
 
 @dataclass(eq=False)
@@ -183,7 +190,9 @@ class Qwen3ASRRecognizer:
         forced = self._forced_language(language)
         with self._lock:
             prompt = build_prompt(self._tokenizer, 0, context=context, language=forced)
-            return self._drafter(cut.samples, prompt, forced, previous)
+            draft = self._drafter(cut.samples, prompt, forced, previous)
+        # Not the place to hear it twice: what may be copied is shown when the cut has ended, if it was heard.
+        return replace(draft, text="") if is_suspect(draft.text, context) else draft
 
     def close(self) -> None:
         """Release encoder and decoder; further calls are errors."""
@@ -235,7 +244,7 @@ class Qwen3ASRRecognizer:
                 if not source.wants(job.open.request):
                     continue
                 try:
-                    key = (job.open.request.language, job.open.request.context)
+                    key = (job.open.request.language, "" if job.without_context else job.open.request.context)
                     if key not in prompts:
                         prompts.clear()
                         prompts[key] = self._prompt(*key)
@@ -254,10 +263,17 @@ class Qwen3ASRRecognizer:
         for job, answer in answers:
             long_enough = job.cut.duration_s >= 2 * MIN_RETRY_S
             if answer.stopped != "end" and job.retries < MAX_RETRIES and long_enough:
-                halves.extend(_Job(part, job.open, job.retries + 1) for part in job.cut.split())
+                plain = job.without_context
+                halves.extend(_Job(part, job.open, job.retries + 1, None, plain) for part in job.cut.split())
                 job.open.parts += 1
                 continue
-            if (segment := self._segment(job.cut, answer, job.forced)) is not None:
+            segment = self._segment(job.cut, answer, job.forced)
+            if job.without_context:
+                segment = _believe(job.suspect, segment)
+            elif segment is not None and is_suspect(segment.text, job.open.request.context):
+                halves.append(_Job(job.cut, job.open, job.retries, None, True, segment))
+                continue
+            if segment is not None:
                 job.open.segments.append(segment)
             job.open.parts -= 1
             if job.open.parts == 0:
@@ -288,8 +304,16 @@ class Qwen3ASRRecognizer:
             end_s=cut.speech_end / SAMPLE_RATE_HZ,
             language=language_code(parsed.language) if parsed.language else None,
             confidence=answer.confidence,
+            words=tuple(word_confidences(self._tokenizer, answer.tokens, answer.log_probs, parsed.text)),
             flags=_FLAGS[answer.stopped],
         )
+
+
+def _believe(suspect: Segment | None, plain: Segment | None) -> Segment | None:
+    """One of the answers with and without the context: the first if it was heard, else the second with a flag."""
+    if suspect is not None and is_heard(suspect.text, plain.text if plain else ""):
+        return suspect
+    return None if plain is None else replace(plain, flags=(*plain.flags, CONTEXT_LEAK))
 
 
 def _read_config(bundle: Bundle) -> Qwen3ASRConfig:
