@@ -106,12 +106,17 @@ class Draft(Protocol):
 
 
 @runtime_checkable
-class StreamingRecognizer(Recognizer, Protocol):
-    """A recogniser that `streaming.StreamingTranscriber` can drive: it takes cuts that were planned elsewhere."""
+class CutRecognizer(Recognizer, Protocol):
+    """A recogniser that takes cuts that were planned elsewhere."""
 
     def recognize(self, cuts: Iterable[Cut], *, language: str | None = None, context: str = "") -> list[Segment]:
         """Segments, in order, as `transcribe` gives them for the same cuts."""
         ...
+
+
+@runtime_checkable
+class StreamingRecognizer(CutRecognizer, Protocol):
+    """A recogniser that `streaming.StreamingTranscriber` can drive."""
 
     def draft(
         self, cut: Cut, previous: Draft | None = None, *, language: str | None = None, context: str = ""

@@ -50,7 +50,11 @@ class AccessLog:
             nonlocal status
             if message["type"] in ("http.response.start", "websocket.accept"):
                 status = message.get("status", 101)
-                message["headers"] = [*message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *_HEADERS,
+                    (b"x-request-id", request_id.encode()),
+                ]
             await send(message)
 
         try:
@@ -62,7 +66,14 @@ class AccessLog:
         finally:
             self._write(scope, request_id, status, time.perf_counter() - started, notes)
 
-    def _write(self, scope: Scope, request_id: str, status: int, seconds: float, notes: dict[str, Any]) -> None:
+    def _write(
+        self,
+        scope: Scope,
+        request_id: str,
+        status: int,
+        seconds: float,
+        notes: dict[str, Any],
+    ) -> None:
         path: str = scope["path"]
         method = scope.get("method", "WS")
         route = path if path in ROUTES else "other"
@@ -73,7 +84,16 @@ class AccessLog:
         more = "".join(f" {name}={value}" for name, value in notes.items())
         level = logging.DEBUG if route == "other" or not route.startswith("/v1") else logging.INFO
         # A path is the client's: no line breaks or control characters of it get into the log.
-        log.log(level, "%s %s %s %d %.3fs%s", request_id, method, ascii(path)[1:-1], status, seconds, more)
+        log.log(
+            level,
+            "%s %s %s %d %.3fs%s",
+            request_id,
+            method,
+            ascii(path)[1:-1],
+            status,
+            seconds,
+            more,
+        )
 
 
 def note(scope: Scope) -> Callable[..., None]:

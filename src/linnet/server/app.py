@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 import linnet
 from linnet.errors import LinnetError
 from linnet.runtime.base import Recognizer
-from linnet.server import noise_api, openai_api, site
+from linnet.server import noise_api, openai_api, site, streaming
 from linnet.server.access import AccessLog
 from linnet.server.decode import DecodePool
 from linnet.server.engine import Engine
@@ -29,7 +29,9 @@ from linnet.server.state import State
 def build_state(recognizer: Recognizer, options: ServerOptions) -> State:
     """Engine and decoders for a model, not yet running."""
     decoder = DecodePool(
-        workers=options.decode_workers, max_duration_s=options.max_duration_s, timeout_s=options.decode_timeout_s
+        workers=options.decode_workers,
+        max_duration_s=options.max_duration_s,
+        timeout_s=options.decode_timeout_s,
     )
     return State(Engine(recognizer), decoder, options, Metrics())
 
@@ -40,6 +42,7 @@ def build_app(state: State) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         state.engine.start()
+        state.decoder.start()
         try:
             yield
         finally:
@@ -55,10 +58,17 @@ def build_app(state: State) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
-    for failure in (ApiError, LinnetError, HTTPException, ClientDisconnect):
-        app.add_exception_handler(failure, _answer)
+
+    async def answer(_: Request, error: Exception) -> Response:
+        failure = _api_error(error)
+        state.numbers.errors(code=str(failure.code))
+        return failure.response()
+
+    for kind in (ApiError, LinnetError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, answer)
     app.include_router(openai_api.router(state))
     app.include_router(noise_api.router(state))
+    app.include_router(streaming.router(state))
     app.include_router(site.router(state, app))
     layered: ASGIApp = Limits(app, state.options, state.metrics)
     if state.options.cors_origins:
@@ -72,11 +82,11 @@ def build_app(state: State) -> ASGIApp:
     return AccessLog(layered, state.metrics)
 
 
-async def _answer(_: Request, error: Exception) -> Response:
+def _api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
-        return error.response()
+        return error
     if isinstance(error, LinnetError):
-        return from_linnet(error).response()
+        return from_linnet(error)
     if isinstance(error, HTTPException):
-        return from_status(error.status_code, error.detail, dict(error.headers or {})).response()
-    return from_status(400, "The client went away.").response()
+        return from_status(error.status_code, error.detail, dict(error.headers or {}))
+    return ApiError(499, "The client went away.", code="client_closed")

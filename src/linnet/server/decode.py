@@ -47,6 +47,12 @@ class DecodePool:
         for _ in range(workers):
             self._free.put(_Worker(file_bytes))
 
+    def start(self) -> None:
+        """Start the processes without waiting for them, so that the first request need not."""
+        workers = [self._free.get() for _ in range(self._free.qsize())]
+        for worker in workers:
+            self._threads.submit(self._start_one, worker)
+
     async def decode(self, file: BinaryIO, name: str) -> Decoded:
         """Decode an uploaded file. Raises ApiError: 400 for what is wrong with the file, 503 if the disk is full.
 
@@ -63,6 +69,14 @@ class DecodePool:
         self._threads.shutdown(wait=True, cancel_futures=True)
         while not self._free.empty():
             self._free.get().stop()
+
+    def _start_one(self, worker: _Worker) -> None:
+        try:
+            worker.ready()
+        except (OSError, errors.LinnetError):
+            log.exception("a decoding process does not start")
+        finally:
+            self._free.put(worker)
 
     def _decode(self, file: BinaryIO, name: str, gone: threading.Event) -> Decoded:
         worker = self._free.get()
@@ -90,25 +104,36 @@ class _Worker:
         self._jobs = 0
 
     def ask(
-        self, request: dict[str, Any], fds: tuple[int, int], timeout_s: float, gone: threading.Event
+        self,
+        request: dict[str, Any],
+        fds: tuple[int, int],
+        timeout_s: float,
+        gone: threading.Event,
     ) -> dict[str, Any]:
         """The process's reply; a dead or late one is replaced by words about that."""
-        if self._process is None or self._process.poll() is not None or self._jobs >= _JOBS_PER_WORKER:
-            self.stop()
-            self._start()
+        self.ready()
         self._jobs += 1
         try:
             socket.send_fds(self._socket, [json.dumps(request).encode()], list(fds))
             line = self._line(timeout_s, gone)
         except TimeoutError:
             self.stop()
-            return {"error": "timeout", "message": f"took more than {timeout_s:g} s to decode"}
+            return {
+                "error": "timeout",
+                "message": f"took more than {timeout_s:g} s to decode",
+            }
         except OSError:
             line = b""
         if not line:
             self.stop()
             return {"error": "crash", "message": "broke the decoder"}
         return cast(dict[str, Any], json.loads(line))
+
+    def ready(self) -> None:
+        """Start the process unless it runs."""
+        if self._process is None or self._process.poll() is not None or self._jobs >= _JOBS_PER_WORKER:
+            self.stop()
+            self._start()
 
     def stop(self) -> None:
         """Kill the process if there is one."""
@@ -121,7 +146,13 @@ class _Worker:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
-        command = [sys.executable, "-m", "linnet.server.decode_worker", str(fd), str(self._max_file_bytes)]
+        command = [
+            sys.executable,
+            "-m",
+            "linnet.server.decode_worker",
+            str(fd),
+            str(self._max_file_bytes),
+        ]
         # One thread in NumPy: others would only reserve memory, which is limited.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         environment.pop("LINNET_API_KEY", None)
@@ -157,13 +188,25 @@ def _failure(reply: dict[str, Any], name: str) -> ApiError:
     if kind in ("timeout", "crash"):
         log.warning("decoding %r %s", name, message)
         return ApiError(
-            400, f"{name} {message}; convert it to wav or flac and send that.", code="invalid_audio", param="file"
+            400,
+            f"{name} {message}; convert it to wav or flac and send that.",
+            code="invalid_audio",
+            param="file",
         )
     if kind == "unexpected":
         log.warning("decoding %r failed: %s", name, message)
         if reply.get("errno") == errno.ENOSPC:
-            return busy("The server has no disk space left; try again later.", status=503, code="no_space")
-        return ApiError(400, f"{name} cannot be decoded; convert it to wav.", code="invalid_audio", param="file")
+            return busy(
+                "The server has no disk space left; try again later.",
+                status=503,
+                code="no_space",
+            )
+        return ApiError(
+            400,
+            f"{name} cannot be decoded; convert it to wav.",
+            code="invalid_audio",
+            param="file",
+        )
     if kind == "MissingExtraError":
         return ApiError(400, f"{message} (on the server)", code="unsupported_format", param="file")
     return from_linnet(getattr(errors, kind)(message))

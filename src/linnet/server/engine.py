@@ -1,4 +1,4 @@
-"""The model's thread: a queue of recordings in, segments and transcriptions out, one model.
+"""The model's thread: recordings in, segments and transcriptions out. One model, several recordings side by side.
 
 The event loop hands over work and waits; it never computes. Live sessions come in between as short calls.
 """
@@ -12,25 +12,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
 
+from linnet.errors import LinnetError
 from linnet.results import Segment, Transcription
-from linnet.runtime.base import Recognizer
+from linnet.runtime.base import (
+    BatchRecognizer,
+    CutRecognizer,
+    CutRequest,
+    CutSource,
+    Recognizer,
+)
+from linnet.runtime.vad import SAMPLE_RATE_HZ
 from linnet.server.envelope import ApiError, busy
+from linnet.server.schedule import Job, Schedule
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-@dataclass(eq=False)
-class _Job:
-    audio: BinaryIO
-    language: str | None
-    context: str
-    on_segment: Callable[[Segment], None]
-    future: Future[Transcription] = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.perf_counter)
 
 
 class Engine:
@@ -39,9 +39,13 @@ class Engine:
     def __init__(self, recognizer: Recognizer) -> None:
         self.recognizer = recognizer
         self.draining = False
-        self._work: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self.busy_s = 0.0
+        """Seconds that the model has worked on recordings."""
+        self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._schedule = Schedule(recognizer.bundle.name, self._between)
+        self._closing = False
+        self._jobs: set[Job] = set()
         self._thread = threading.Thread(target=self._run, name="linnet-model", daemon=True)
-        self._pending: set[_Job] = set()
 
     def start(self) -> None:
         """Start the thread."""
@@ -55,7 +59,7 @@ class Engine:
     @property
     def pending(self) -> int:
         """Recordings waiting or in work."""
-        return len(self._pending)
+        return len(self._jobs)
 
     async def transcribe(
         self,
@@ -71,32 +75,35 @@ class Engine:
         caller takes the work off the model.
         """
         if not self.ready:
-            raise busy("The server is shutting down.", status=503, code="shutting_down")
+            raise going_down()
         loop = asyncio.get_running_loop()
 
         def tell(segment: Segment) -> None:
-            loop.call_soon_threadsafe(on_segment, segment)
+            with suppress(RuntimeError):  # the loop may have ended
+                loop.call_soon_threadsafe(on_segment, segment)
 
-        job = _Job(audio, language, context, tell)
-        self._pending.add(job)
-        self._work.put(job)
+        job = Job(audio, language, context, tell)
+        self._jobs.add(job)
+        self._inbox.put(job)
         try:
             return await asyncio.wrap_future(job.future)
         finally:
-            self._pending.discard(job)
+            self._jobs.discard(job)
 
-    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a short function on the model's thread, between other work."""
+    async def call(self, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+        """Run a short function on the model's thread, between the steps of other work; its errors are raised here."""
+        if not self._thread.is_alive():
+            raise going_down()
         future: Future[Result] = Future()
 
         def run() -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function(*arguments))
+                    future.set_result(function(*arguments, **options))
                 except BaseException as error:  # it belongs to the caller
                     future.set_exception(error)
 
-        self._work.put(run)
+        self._inbox.put(run)
         return await asyncio.wrap_future(future)
 
     def drain(self) -> None:
@@ -104,37 +111,96 @@ class Engine:
         self.draining = True
 
     def refuse_pending(self) -> None:
-        """Answer everything that is still waiting with 503."""
-        for job in list(self._pending):
-            _fail(job.future, busy("The server is shutting down.", status=503, code="shutting_down"))
+        """Answer everything that is waiting or in work with 503."""
+        for job in list(self._jobs):
+            job.fail(going_down())
 
     def close(self) -> None:
         """Stop the thread and release the model."""
         self.draining = True
         self.refuse_pending()
-        self._work.put(None)
+        self._inbox.put(None)
         self._thread.join()
         self.recognizer.close()
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            if callable(work):
-                work()
-            elif work.future.set_running_or_notify_cancel():
-                try:
-                    result = self.recognizer.transcribe(work.audio, language=work.language, context=work.context)
-                    for segment in result.segments:
-                        work.on_segment(segment)
-                    _finish(work.future, result)
-                except Exception as error:
-                    _fail(work.future, error)
+        while not self._closing:
+            self._take(self._inbox.get())
+            if not len(self._schedule):
+                continue
+            started = time.perf_counter()
+            try:
+                _recognize(self.recognizer, self._schedule)
+            except Exception as error:
+                log.exception("the model failed; everything in work is answered with an error")
+                self._schedule.fail_all(error)
+            self._schedule.forget_unwanted()
+            self.busy_s += time.perf_counter() - started
+
+    def _take(self, work: Job | Callable[[], None] | None) -> None:
+        if work is None:
+            self._closing = True
+        elif isinstance(work, Job):
+            try:
+                _check(self.recognizer, work)
+            except Exception as error:
+                work.fail(error)
+            else:
+                self._schedule.add(work)
+        else:
+            work()
+
+    def _between(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._take(self._inbox.get_nowait())
 
 
-def _finish(future: Future[Transcription], result: Transcription) -> None:
-    if not future.done():
-        future.set_result(result)
+def going_down() -> ApiError:
+    """503 while the server is going down."""
+    return busy(
+        "The server is shutting down; try again in a moment.",
+        status=503,
+        code="shutting_down",
+    )
 
 
-def _fail(future: Future[Transcription], error: Exception | ApiError) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _recognize(recognizer: Recognizer, source: CutSource) -> None:
+    """Recognise all that a source gives, in batches if the model gains from them."""
+    if isinstance(recognizer, BatchRecognizer):
+        recognizer.recognize_from(source)
+        return
+    while (request := source.next()) is not None:
+        source.between()
+        if source.wants(request):
+            try:
+                result = _one_cut(recognizer, request)
+            except LinnetError as error:
+                source.done(request, error)
+            else:
+                source.done(request, result)
+
+
+def _one_cut(recognizer: Recognizer, request: CutRequest) -> list[Segment]:
+    """Segments of a cut, at their place in its recording."""
+    cut = request.cut
+    if isinstance(recognizer, CutRecognizer):
+        return recognizer.recognize([cut], language=request.language, context=request.context)
+    result = recognizer.transcribe(cut.samples, language=request.language, context=request.context)
+    return [_moved(segment, cut.start / SAMPLE_RATE_HZ) for segment in result.segments]
+
+
+def _moved(segment: Segment, by_s: float) -> Segment:
+    words = tuple(
+        word
+        if word.start_s is None or word.end_s is None
+        else replace(word, start_s=word.start_s + by_s, end_s=word.end_s + by_s)
+        for word in segment.words
+    )
+    return replace(segment, start_s=segment.start_s + by_s, end_s=segment.end_s + by_s, words=words)
+
+
+def _check(recognizer: Recognizer, job: Job) -> None:
+    """Raises LinnetError for a language or context that cannot work, also where nobody speaks."""
+    if isinstance(recognizer, CutRecognizer):
+        recognizer.recognize([], language=job.language, context=job.context)

@@ -7,7 +7,13 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from linnet.errors import AudioError, ConfigError, LanguageError, LinnetError, MissingExtraError
+from linnet.errors import (
+    AudioError,
+    ConfigError,
+    LanguageError,
+    LinnetError,
+    MissingExtraError,
+)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -31,8 +37,18 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON document."""
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        kind = _TYPES.get(
+            self.status,
+            "invalid_request_error" if self.status < 500 else "server_error",
+        )
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
     def response(self) -> JSONResponse:
         """The answer, ready to be sent."""
@@ -65,4 +81,8 @@ def from_status(status: int, detail: str = "", headers: dict[str, str] | None = 
 
 def internal() -> ApiError:
     """500: the reason is in the log, under the request's id, and nowhere else."""
-    return ApiError(500, "The server failed; its log has the reason under this request's id.", code="internal_error")
+    return ApiError(
+        500,
+        "The server failed; its log has the reason under this request's id.",
+        code="internal_error",
+    )

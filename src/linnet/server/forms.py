@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
@@ -29,7 +31,12 @@ class Form:
         """The one uploaded file."""
         found = self.data.get("file")
         if not isinstance(found, UploadFile):
-            raise ApiError(400, "The form has no file in its field 'file'.", code="missing_file", param="file")
+            raise ApiError(
+                400,
+                "The form has no file in its field 'file'.",
+                code="missing_file",
+                param="file",
+            )
         return found
 
     def text(self, name: str, default: str = "") -> str:
@@ -41,7 +48,12 @@ class Form:
         """All values of a field."""
         values = self.data.getlist(name)
         if any(not isinstance(value, str) for value in values):
-            raise ApiError(400, f"The field '{name}' holds a file; it takes text.", code="invalid_value", param=name)
+            raise ApiError(
+                400,
+                f"The field '{name}' holds a file; it takes text.",
+                code="invalid_value",
+                param=name,
+            )
         return cast(list[str], values)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
@@ -62,7 +74,12 @@ class Form:
         """true or false, as form fields spell them."""
         text = self.text(name, "false").lower()
         if text not in ("true", "false", "1", "0"):
-            raise ApiError(400, f"{name} takes true or false, got {text[:40]!r}.", code="invalid_value", param=name)
+            raise ApiError(
+                400,
+                f"{name} takes true or false, got {text[:40]!r}.",
+                code="invalid_value",
+                param=name,
+            )
         return text in ("true", "1")
 
     def choice(self, name: str, default: str, accepted: tuple[str, ...]) -> str:
@@ -70,13 +87,20 @@ class Form:
         text = self.text(name, default)
         if text not in accepted:
             raise ApiError(
-                400, f"{name} takes one of {', '.join(accepted)}; got {text[:40]!r}.", code="invalid_value", param=name
+                400,
+                f"{name} takes one of {', '.join(accepted)}; got {text[:40]!r}.",
+                code="invalid_value",
+                param=name,
             )
         return text
 
 
-async def read_form(request: Request) -> Form:
-    """The request's form. Raises ApiError 400 if it is none, 413 and 408 from the limits on uploads."""
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[Form]:
+    """The request's form; its files are gone afterwards.
+
+    Raises ApiError 400 if it is none, 413 and 408 from the limits on uploads.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise ApiError(
@@ -84,11 +108,15 @@ async def read_form(request: Request) -> Form:
             code="invalid_content_type",
         )  # fmt: skip
     try:
-        return Form(await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES))
+        data = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     except ClientDisconnect:
         raise
     except HTTPException as error:
         raise ApiError(400, f"The form cannot be read: {error.detail}", code="invalid_form") from error
+    try:
+        yield Form(data)
+    finally:
+        await data.close()
 
 
 async def open_file(upload: UploadFile) -> BinaryIO:

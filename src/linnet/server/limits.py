@@ -33,7 +33,11 @@ class Limits:
         self.active = 0
         """Uploads that were let in and are not answered yet."""
         self._refused = metrics.counter("linnet_refused_total", "Requests refused before work began, by reason.")
-        metrics.gauge("linnet_requests_active", "Recordings being uploaded, waiting or in work.", lambda: self.active)
+        metrics.gauge(
+            "linnet_requests_active",
+            "Recordings being uploaded, waiting or in work.",
+            lambda: self.active,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or session, or refuse it."""
@@ -59,7 +63,11 @@ class Limits:
 
     def _check(self, scope: Scope, headers: dict[str, str], *, upload: bool) -> None:
         options = self._options
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        changes = scope["type"] == "websocket" or scope["method"] not in (
+            "GET",
+            "HEAD",
+            "OPTIONS",
+        )
         if changes and (origin := headers.get("origin")) is not None:
             self._check_origin(origin, headers.get("host", ""))
         # Browsers cannot set headers on a WebSocket: `streaming` also takes the key in the first message.
@@ -136,7 +144,13 @@ def too_large(options: ServerOptions) -> ApiError:
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":  # before the handshake is answered, so that the client sees the HTTP status
-        await send({"type": "websocket.http.response.start", "status": error.status, "headers": []})
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": error.status,
+                "headers": [],
+            }
+        )
         await send({"type": "websocket.http.response.body", "body": error.response().body})
     else:
         await error.response()(scope, receive, send)

@@ -30,10 +30,23 @@ FORM_SCHEMA: dict[str, Any] = {
                     "type": "object",
                     "required": ["file", "noise", "snr_db"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "Up to 300 s of speech."},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "Up to 300 s of speech.",
+                        },
                         "noise": {"type": "string", "enum": list(KINDS)},
-                        "snr_db": {"type": "number", "minimum": MIN_SNR_DB, "maximum": MAX_SNR_DB},
-                        "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1, "default": 0},
+                        "snr_db": {
+                            "type": "number",
+                            "minimum": MIN_SNR_DB,
+                            "maximum": MAX_SNR_DB,
+                        },
+                        "seed": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "maximum": 2**32 - 1,
+                            "default": 0,
+                        },
                     },
                 }
             }
@@ -48,14 +61,22 @@ def router(state: State) -> APIRouter:
 
     @api.post("/audio/noise", summary="Lay noise under a recording", openapi_extra=FORM_SCHEMA)
     async def mix(request: Request) -> Response:
-        form = await read_form(request)
-        kind = form.choice("noise", "", KINDS)
-        if not form.text("snr_db"):
-            raise ApiError(400, "You must provide snr_db.", code="missing_value", param="snr_db")
-        snr_db = form.number("snr_db", 0.0, MIN_SNR_DB, MAX_SNR_DB)
-        seed = int(form.number("seed", 0, 0, 2**32 - 1))
-        upload = form.file()
-        decoded = await while_connected(request, state.decoder.decode(await open_file(upload), shown_name(upload)))
+        async with read_form(request) as form:
+            kind = form.choice("noise", "", KINDS)
+            if not form.text("snr_db"):
+                raise ApiError(
+                    400,
+                    "You must provide snr_db.",
+                    code="missing_value",
+                    param="snr_db",
+                )
+            snr_db = form.number("snr_db", 0.0, MIN_SNR_DB, MAX_SNR_DB)
+            seed = int(form.number("seed", 0, 0, 2**32 - 1))
+            upload = form.file()
+            decoded = await while_connected(
+                request,
+                state.decoder.decode(await open_file(upload), shown_name(upload)),
+            )
         with decoded.file:
             if decoded.duration_s > MAX_DURATION_S:
                 raise ApiError(
@@ -66,7 +87,11 @@ def router(state: State) -> APIRouter:
                 mixed, gain = await run_in_threadpool(add_noise, decoded.file, kind, snr_db, seed)
             except LinnetError as error:
                 raise from_linnet(error) from error
-        return Response(wav_bytes(mixed, SAMPLE_RATE_HZ), media_type="audio/wav", headers={"X-Gain": f"{gain:.6f}"})
+        return Response(
+            wav_bytes(mixed, SAMPLE_RATE_HZ),
+            media_type="audio/wav",
+            headers={"X-Gain": f"{gain:.6f}"},
+        )
 
     return api
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 
 from linnet.errors import LinnetError
 from linnet.results import Segment, Transcription
@@ -40,15 +45,29 @@ FORM_SCHEMA: dict[str, Any] = {
                     "type": "object",
                     "required": ["file", "model"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The recording."},
-                        "model": {"type": "string", "description": f"As /v1/models says, or {', '.join(ALIASES)}."},
-                        "language": {"type": "string", "description": "Code or name; left out, the model detects it."},
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The recording.",
+                        },
+                        "model": {
+                            "type": "string",
+                            "description": f"As /v1/models says, or {', '.join(ALIASES)}.",
+                        },
+                        "language": {
+                            "type": "string",
+                            "description": "Code or name; left out, the model detects it.",
+                        },
                         "prompt": {
                             "type": "string",
                             "maxLength": MAX_PROMPT_CHARS,
                             "description": "Names and terms that may occur.",
                         },
-                        "response_format": {"type": "string", "enum": list(FORMATS), "default": "json"},
+                        "response_format": {
+                            "type": "string",
+                            "enum": list(FORMATS),
+                            "default": "json",
+                        },
                         "temperature": {
                             "type": "number",
                             "minimum": 0,
@@ -95,13 +114,15 @@ def router(state: State) -> APIRouter:
 
     @api.post("/audio/transcriptions", summary="Speech to text", openapi_extra=FORM_SCHEMA)
     async def transcriptions(request: Request) -> Response:
-        form = await read_form(request)
-        options = read_options(state, form)
-        upload = form.file()
-        decoded = await while_connected(request, state.decoder.decode(await open_file(upload), shown_name(upload)))
-        await upload.close()
+        async with read_form(request) as form:
+            options = read_options(state, form)
+            upload = form.file()
+            decoded = await while_connected(
+                request,
+                state.decoder.decode(await open_file(upload), shown_name(upload)),
+            )
         note(request.scope)(audio_s=round(decoded.duration_s, 2))
-        state.count_audio(decoded.duration_s)
+        state.numbers.audio_s(decoded.duration_s, kind="upload")
         if options.stream:
             return StreamingResponse(
                 _events(state, decoded, options),
@@ -112,9 +133,15 @@ def router(state: State) -> APIRouter:
             work = state.engine.transcribe(decoded.file, language=options.language, context=options.context)
             result = await while_connected(request, work)
         note(request.scope)(model_s=round(result.processing_s or 0, 3))
+        _count_speed(state, result)
         return _document(result, options)
 
     return api
+
+
+def _count_speed(state: State, result: Transcription) -> None:
+    if result.processing_s is not None and result.duration_s > 0:
+        state.numbers.rtf(result.processing_s / result.duration_s)
 
 
 def _model(state: State) -> dict[str, Any]:
@@ -146,7 +173,12 @@ def read_options(state: State, form: Form) -> Options:
     """The form's fields, checked. Raises ApiError 400 or 404."""
     model = form.text("model")
     if not model:
-        raise ApiError(400, "You must provide a model parameter.", code="missing_model", param="model")
+        raise ApiError(
+            400,
+            "You must provide a model parameter.",
+            code="missing_model",
+            param="model",
+        )
     check_model(state, model)
     form.number("temperature", 0.0, 0.0, 1.0)
     context = form.text("prompt")
@@ -159,7 +191,10 @@ def read_options(state: State, form: Form) -> Options:
         raise ApiError(400, "include is not supported: there are no logprobs here.", code="unsupported_value",
                        param="include")  # fmt: skip
     format = form.choice("response_format", "json", FORMATS)
-    granularities = (*form.texts("timestamp_granularities[]"), *form.texts("timestamp_granularities"))
+    granularities = (
+        *form.texts("timestamp_granularities[]"),
+        *form.texts("timestamp_granularities"),
+    )
     if any(granularity not in GRANULARITIES for granularity in granularities):
         raise ApiError(
             400, f"timestamp_granularities takes {' and '.join(GRANULARITIES)}, got {', '.join(granularities)[:80]!r}.",
@@ -225,7 +260,10 @@ async def _events(state: State, decoded: Decoded, options: Options) -> AsyncIter
     heard: asyncio.Queue[Segment | None] = asyncio.Queue()
     work = asyncio.ensure_future(
         state.engine.transcribe(
-            decoded.file, language=options.language, context=options.context, on_segment=heard.put_nowait
+            decoded.file,
+            language=options.language,
+            context=options.context,
+            on_segment=heard.put_nowait,
         )
     )
     work.add_done_callback(lambda _: heard.put_nowait(None))
@@ -242,10 +280,16 @@ async def _events(state: State, decoded: Decoded, options: Options) -> AsyncIter
                 break
             before = len(join_texts(segments))
             segments.append(segment)
-            yield _event({"type": "transcript.text.delta", "delta": join_texts(segments)[before:]})
+            yield _event(
+                {
+                    "type": "transcript.text.delta",
+                    "delta": join_texts(segments)[before:],
+                }
+            )
             if options.format == "verbose_json":
                 yield _event(_segment_event(len(segments) - 1, segment))
         result = await work
+        _count_speed(state, result)
         done: dict[str, Any] = {"type": "transcript.text.done", "text": result.text}
         if options.format == "verbose_json":
             done |= verbose(result, options.granularities) | {"processing_s": result.processing_s}

@@ -37,10 +37,21 @@ class ServerOptions:
     """After SIGTERM, work that was accepted may go on for this long."""
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_mb", "max_duration_s", "decode_timeout_s", "upload_idle_s", "upload_timeout_s"):
+        for name in (
+            "max_upload_mb",
+            "max_duration_s",
+            "decode_timeout_s",
+            "upload_idle_s",
+            "upload_timeout_s",
+        ):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name, least in (("max_queue", 1), ("max_streams", 0), ("decode_workers", 1), ("grace_s", 0)):
+        for name, least in (
+            ("max_queue", 1),
+            ("max_streams", 0),
+            ("decode_workers", 1),
+            ("grace_s", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}.")
         if not 0 <= self.port <= 65_535:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import threading
 from types import FrameType
@@ -11,28 +12,40 @@ import uvicorn
 
 from linnet.runtime.base import Recognizer
 from linnet.server.app import build_app, build_state
-from linnet.server.engine import Engine
 from linnet.server.options import ServerOptions
+from linnet.server.state import State
+from linnet.server.streaming import end_sessions
 
 WS_MAX_BYTES = 1 << 20
 """Largest WebSocket message: half a minute of audio."""
 
 
+LAST_TEXTS_S = 5.0
+"""How long live sessions may take to end when the server goes down."""
+
+
 class _Server(uvicorn.Server):
     """Uvicorn that tells the engine when it is to stop: accepted work goes on for a while, new work is refused."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
-        self._engine, self._grace_s = engine, grace_s
+        self._state = state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: finish. Second Ctrl-C: stop at once."""
-        if not self._engine.draining:
-            self._engine.drain()
-            timer = threading.Timer(self._grace_s, self._engine.refuse_pending)
+        engine = self._state.engine
+        if not engine.draining:
+            engine.drain()
+            timer = threading.Timer(self._state.options.grace_s, engine.refuse_pending)
             timer.daemon = True
             timer.start()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give live sessions their last texts before the connections are closed."""
+        if not self.force_exit:
+            await end_sessions(self._state, min(self._state.options.grace_s, LAST_TEXTS_S))
+        await super().shutdown(sockets)
 
 
 def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False) -> int:
@@ -61,7 +74,7 @@ def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False
         timeout_graceful_shutdown=round(options.grace_s) + 5,
         lifespan="on",
     )
-    server = _Server(config, state.engine, options.grace_s)
+    server = _Server(config, state)
     sys.stderr.write(
         f"linnet serve: {recognizer.bundle.name} on http://{options.host}:{options.port}  (Ctrl-C stops)\n"
     )

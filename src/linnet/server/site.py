@@ -6,7 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 
 from linnet.server.envelope import from_status
 from linnet.server.metrics import CONTENT_TYPE
@@ -96,13 +102,20 @@ def router(state: State, app: FastAPI) -> APIRouter:
         if name not in ("swagger-ui.css", "swagger-ui-bundle.js"):
             raise from_status(404)
         found = Path(str(files("fastapi_swagger") / "resources" / name))
-        return FileResponse(found, media_type=_TYPES[found.suffix], headers={"Cache-Control": "max-age=86400"})
+        return FileResponse(
+            found,
+            media_type=_TYPES[found.suffix],
+            headers={"Cache-Control": "max-age=86400"},
+        )
 
     @api.get("/{path:path}")
     async def page(path: str) -> FileResponse:
         found = pages.get(path or "index.html")  # a table, so no path of a client's ever reaches the disk
         if found is None:
-            raise from_status(404, f"There is no {'/' + path[:100]!r} here; the API is described under /docs.")
+            raise from_status(
+                404,
+                f"There is no {'/' + path[:100]!r} here; the API is described under /docs.",
+            )
         return FileResponse(found, media_type=_TYPES[found.suffix], headers=_PAGE_HEADERS)
 
     ready.include_router(api)
