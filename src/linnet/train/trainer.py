@@ -26,7 +26,7 @@ from linnet.train.task import LayerwiseRates, Monitored, StepOutput
 
 
 def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> RunFolder:
-    """Train `config` to its last step and return the run folder.
+    """Train `config` to its last step, or until validations stop improving (`patience`), and return the run folder.
 
     Raises ConfigError if the folder holds a run and `resume` is False; TrainingError on a non-finite loss, naming the
     last good checkpoint.
@@ -63,10 +63,10 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
         average.to(accelerator.device)
     loop = _Loop(config, task, model, optimizer, average, accelerator, run, state)
     with progress_bar(config.steps, state["step"], quiet=quiet or not accelerator.is_main_process) as show:
-        while loop.step < config.steps:
+        while not loop.finished:
             for batch in loader.epoch(loop.epoch, loop.batch):
                 loop.advance(batch, show)
-                if loop.step >= config.steps:
+                if loop.finished:
                     break
             else:
                 loop.epoch, loop.batch = loop.epoch + 1, 0
@@ -90,12 +90,18 @@ class _Loop:
         self.config, self.task, self.model, self.optimizer = config, task, model, optimizer
         self.average, self.accelerator, self.run = average, accelerator, run
         self.step, self.epoch, self.batch, self.best = state["step"], state["epoch"], state["batch"], state["best"]
+        self.stale, self.lr_ratio = state.get("stale", 0), state.get("lr_ratio", 1.0)
         self.micro_step = 0
         self.weight: Tensor | None = None  # of the micro-batches since the last update
         self.update_sums: dict[str, float] = {}
         # What has been added up since the last log line, which need not be where the checkpoint is.
         self.sums: dict[str, float] = dict(state.get("sums", {}))
         self.counted, self.since = state.get("counted", 0), time.perf_counter()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was taken or no better validation is expected."""
+        return self.step >= self.config.steps or 0 < self.config.patience <= self.stale
 
     def advance(self, batch: Any, show: Any) -> None:
         """One micro-batch; an optimiser update when enough of them are accumulated."""
@@ -119,7 +125,7 @@ class _Loop:
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm))
         if self.config.precision != "fp16":  # there the loss scaler skips such an update and lowers its scale
             self._check_finite("gradient", norm)
-        rate = self.config.learning_rate * lr_scale(self.step, self.config)
+        rate = self.config.learning_rate * lr_scale(self.step, self.config) * self.lr_ratio
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_ratio", 1.0)
         self.optimizer.step()
@@ -135,7 +141,7 @@ class _Loop:
             self._log(rate)
         if self.step % self.config.validate_every == 0 or last:
             self._validate()
-        if (healthy and self.step % self.config.save_every == 0) or last:
+        if (healthy and self.step % self.config.save_every == 0) or self.finished:
             self._save("last")
 
     def _backward(self, output: StepOutput) -> None:
@@ -205,10 +211,14 @@ class _Loop:
         if self.accelerator.is_main_process:
             named = {f"dev_{name}": value for name, value in figures.items()}
             self.run.log({"step": self.step, "epoch": self.epoch, **named, "dev_s": time.perf_counter() - started})
-            first = next(iter(figures.values()), math.inf)
-            if first <= self.best:
-                self.best = first
-                self._save("best", live=False)
+        first = next(iter(figures.values()), math.inf)
+        if first < self.best:
+            self.stale = 0
+        elif figures:
+            self.stale, self.lr_ratio = self.stale + 1, self.lr_ratio * self.config.plateau_lr_ratio
+        if first <= self.best:
+            self.best = first
+            self._save("best", live=False)
         if self.average:
             self.average.swap(model)
         self.since = time.perf_counter()
@@ -222,6 +232,8 @@ class _Loop:
         state: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "batch": self.batch, "best": self.best}
         if live:
             state |= {
+                "stale": self.stale,
+                "lr_ratio": self.lr_ratio,
                 "sums": self.sums,
                 "counted": self.counted,
                 "optimizer": self.optimizer.state_dict(),

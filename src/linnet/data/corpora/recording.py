@@ -21,6 +21,7 @@ class Recording:
     language: str | None = None
     problem: str = ""
     """Why the recording cannot be used, if that is known already; "" otherwise."""
+    video_path: Path | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
