@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from linnet.data.augment import NO_AUGMENT, AugmentConfig
+from linnet.models.avsr.config import AVSRTrainConfig
 from linnet.models.bsq.config import BSQTrainConfig
 from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
-from linnet.runtime.bsq_config import ENVIRONMENT, MUSIC, BSQConfig
 from linnet.models.wav2vec2.config import Regularisation, Wav2Vec2CtcConfig, Wav2Vec2PretrainConfig
+from linnet.runtime.avsr_config import AVSRConfig
+from linnet.runtime.bsq_config import ENVIRONMENT, MUSIC, BSQConfig
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
 from linnet.train.config import TrainConfig
 
@@ -285,6 +287,39 @@ ADAPTER = AdapterTrainConfig(
     save_every=200,
 )
 
+AVSR_TINY = AVSRTrainConfig(
+    summary="audio-visual recognition at its smallest: learns synthetic talking mouths on two CPU cores",
+    shape=AVSRConfig(),
+    steps=1200,
+    warmup_steps=100,
+    learning_rate=3e-3,
+    ramp_epochs=6,
+    validate_every=100,
+    save_every=100,
+    patience=6,
+    plateau_lr_ratio=0.7,
+)
+AVSR = replace(
+    AVSR_TINY,
+    summary="audio-visual recognition in three million parameters, for real lips; hours on a GPU",
+    shape=AVSRConfig(
+        video_px=64,
+        audio_channels=(32, 64, 96),
+        video_channels=(32, 64, 96),
+        width=256,
+        joint_blocks=5,
+    ),
+    steps=60_000,
+    warmup_steps=2_000,
+    learning_rate=1e-3,
+    batch_audio_s=200.0,
+    average_weights=0.999,
+    validate_every=1000,
+    save_every=1000,
+    patience=20,
+    workers=4,
+)
+
 PRESETS: dict[str, TrainConfig] = {
     "nano": NANO,
     "qwen3-asr-tiny": TINY,
@@ -301,4 +336,6 @@ PRESETS: dict[str, TrainConfig] = {
     "wav2vec2-tiny-ctc": WAV2VEC2_TINY_CTC,
     "wav2vec2-base-ctc": WAV2VEC2_BASE_CTC,
     "wav2vec2-large-ctc": WAV2VEC2_LARGE_CTC,
+    "avsr-tiny": AVSR_TINY,
+    "avsr": AVSR,
 }
