@@ -12,8 +12,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from linnet.audio import FloatArray, read_audio
+from linnet.damage import Damage, make_damage
+from linnet.denoise import spectral_subtraction
 from linnet.errors import AudioError, ConfigError, LanguageError, LinnetError, MissingExtraError
 from linnet.manifest import Utterance, read_manifest
 from linnet.metrics import cer, wer
@@ -23,51 +26,64 @@ from linnet.report import Report, Scored, make_report
 from linnet.runtime.base import Recognizer
 
 Progress = Callable[[float, float], None]
+FrontEnd = Literal["none", "spectral_subtraction"]
+Heard = Path | FloatArray | LinnetError
 
 
 def evaluate(
     recognizer: Recognizer,
     manifest: str | Path | Sequence[Utterance],
     *,
-    noise: str | Path | None = None,
+    noise: str | Path | Sequence[str | Path] | None = None,
     snr_db: Sequence[float] = (),
+    damage: Sequence[str | Path] = (),
+    front_end: FrontEnd = "none",
     seed: int = 0,
     language: str | None = None,
     corpora: Sequence[str] = (),
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Transcribe every utterance of a manifest, clean and at each `snr_db`, and count the errors.
+    """Transcribe every utterance of a manifest, clean, in each noise at each `snr_db` and damaged; count the errors.
 
     `noise` is white, pink, brown, hum, babble (other utterances of the manifest, other speakers first) or the path of
-    a manifest of noises. `language` is forced on the recogniser; None lets it detect. `corpora` keeps only these,
-    `limit` the first of each corpus. `progress` is called with the transcriptions done and in all.
+    a manifest of noises, or several. `damage` lists reverb, codecs or manifests of room responses (`linnet.damage`).
+    `front_end` cleans what the recogniser hears, in every condition. `language` is forced on the recogniser; None lets
+    it detect. `corpora` keeps only these, `limit` the first of each corpus. `progress` is called with the
+    transcriptions done and in all.
     Raises ManifestError, ConfigError (options that cannot work), LanguageError, or AudioError if a noise cannot be
     read; a bad utterance is no error but a failure in the report.
     """
     everything = list(manifest) if not isinstance(manifest, str | Path) else read_manifest(manifest)
     chosen = _choose(everything, corpora, limit)
-    _check_noise(noise, snr_db)
+    noises = [] if noise is None else [noise] if isinstance(noise, str | Path) else list(dict.fromkeys(noise))
+    _check_noise(noises, snr_db)
+    if front_end not in ("none", "spectral_subtraction"):
+        raise ConfigError(f"There is no front end {front_end!r}; accepted: none, spectral_subtraction.")
     rate_hz = recognizer.bundle.sample_rate_hz
     snr_db = list(dict.fromkeys(float(level) for level in snr_db))
-    source = None if noise is None else make_source(noise, everything, rate_hz=rate_hz, seed=seed)
-    name = None if source is None else source.name
+    sources = [make_source(kind, everything, rate_hz=rate_hz, seed=seed) for kind in noises]
+    damages = [make_damage(kind, rate_hz=rate_hz, seed=seed) for kind in dict.fromkeys(damage)]
+    conditions = 1 + len(sources) * len(snr_db) + len(damages)
     scored: list[Scored] = []
     for utterance in chosen:
-        for level, heard in _sounds(utterance, source, snr_db, rate_hz):
+        for name, level, heard in _sounds(utterance, sources, snr_db, damages, rate_hz):
+            cleaned = _cleaned(heard, front_end, rate_hz)
             scored.append(
-                _score(recognizer, utterance, heard, noise=name, snr_db=level, language=language, rate_hz=rate_hz)
+                _score(recognizer, utterance, cleaned, noise=name, snr_db=level, language=language, rate_hz=rate_hz)
             )
             if progress is not None:
-                progress(len(scored), len(chosen) * (1 + len(snr_db)))
+                progress(len(scored), len(chosen) * conditions)
     return make_report(
         scored,
         bundle=recognizer.bundle,
         seed=seed,
         manifest=str(manifest) if isinstance(manifest, str | Path) else None,
         settings={
-            "noise": None if noise is None else str(noise),
+            "noise": [str(kind) for kind in noises],
             "snr_db": list(snr_db),
+            "damage": [str(kind) for kind in damage],
+            "front_end": front_end,
             "language": language,
             "corpora": list(corpora),
             "limit": limit,
@@ -96,39 +112,57 @@ def _choose(utterances: Sequence[Utterance], corpora: Sequence[str], limit: int 
     return chosen
 
 
-def _check_noise(noise: str | Path | None, snr_db: Sequence[float]) -> None:
-    if noise is not None and not snr_db:
-        raise ConfigError(f"Noise {str(noise)!r} needs a level: add SNRs in dB, for example 20 10 0.")
-    if snr_db and noise is None:
+def _check_noise(noises: Sequence[str | Path], snr_db: Sequence[float]) -> None:
+    if noises and not snr_db:
+        raise ConfigError(f"Noise {str(noises[0])!r} needs a level: add SNRs in dB, for example 20 10 0.")
+    if snr_db and not noises:
         raise ConfigError("SNRs need a noise: white, pink, brown, hum, babble, or a manifest of noises.")
 
 
 def _sounds(
-    utterance: Utterance, source: NoiseSource | None, snr_db: Sequence[float], rate_hz: int
-) -> Iterator[tuple[float | None, Path | FloatArray | LinnetError]]:
-    """What the recogniser hears in each condition: the file itself when clean, samples [N] in noise, or why not."""
-    yield None, utterance.audio_path
-    if source is None:
+    utterance: Utterance,
+    sources: Sequence[NoiseSource],
+    snr_db: Sequence[float],
+    damages: Sequence[Damage],
+    rate_hz: int,
+) -> Iterator[tuple[str | None, float | None, Heard]]:
+    """Condition and what the recogniser hears in it: the file itself when clean, samples [N], or why there are none."""
+    yield None, None, utterance.audio_path
+    if not sources and not damages:
         return
     try:
         speech = read_audio(utterance.audio_path, sample_rate_hz=rate_hz)
     except (AudioError, MissingExtraError) as error:
-        yield from ((level, error) for level in snr_db)
+        yield from ((source.name, level, error) for source in sources for level in snr_db)
+        yield from ((damage.name, None, error) for damage in damages)
         return
-    noise = source.noise_for(utterance, speech.size)
-    for level in snr_db:
-        rng = source.generator(utterance, "offset")  # anew, so that only the level differs
-        try:
-            heard: FloatArray | LinnetError = mix_at_snr(speech, noise, level, rate_hz=rate_hz, rng=rng).mixed
-        except AudioError as error:
-            heard = error
-        yield level, heard
+    for source in sources:
+        noise = source.noise_for(utterance, speech.size)
+        for level in snr_db:
+            rng = source.generator(utterance, "offset")  # anew, so that only the level differs
+            try:
+                heard: Heard = mix_at_snr(speech, noise, level, rate_hz=rate_hz, rng=rng).mixed
+            except AudioError as error:
+                heard = error
+            yield source.name, level, heard
+    for damage in damages:
+        yield damage.name, None, damage.apply(utterance, speech)
+
+
+def _cleaned(heard: Heard, front_end: FrontEnd, rate_hz: int) -> Heard:
+    if front_end == "none" or isinstance(heard, LinnetError):
+        return heard
+    try:
+        samples = read_audio(heard, sample_rate_hz=rate_hz) if isinstance(heard, Path) else heard
+        return spectral_subtraction(samples, rate_hz=rate_hz)
+    except (AudioError, MissingExtraError) as error:
+        return error
 
 
 def _score(
     recognizer: Recognizer,
     utterance: Utterance,
-    heard: Path | FloatArray | LinnetError,
+    heard: Heard,
     *,
     noise: str | None,
     snr_db: float | None,
@@ -154,7 +188,7 @@ def _score(
         id=utterance.id,
         corpus=utterance.corpus or "",
         language=utterance.language,
-        noise=None if snr_db is None else noise,
+        noise=noise,
         snr_db=snr_db,
         duration_s=utterance.duration_s,
         reference=utterance.text,

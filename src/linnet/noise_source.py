@@ -34,8 +34,13 @@ class NoiseSource:
 
     def generator(self, utterance: Utterance, purpose: str) -> np.random.Generator:
         """A random generator that depends on the seed, the utterance's id and the purpose."""
-        digest = hashlib.sha256(f"{self.seed}\0{purpose}\0{utterance.id}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest, "big"))
+        return generator(self.seed, utterance, purpose)
+
+
+def generator(seed: int, utterance: Utterance, purpose: str) -> np.random.Generator:
+    """A random generator that depends on the seed, the utterance's id and the purpose."""
+    digest = hashlib.sha256(f"{seed}\0{purpose}\0{utterance.id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def make_source(noise: str | Path, utterances: Sequence[Utterance], *, rate_hz: int, seed: int) -> NoiseSource:

@@ -17,8 +17,9 @@ from linnet.errors import ConfigError
 from linnet.metrics import ErrorRate, bootstrap_interval
 from linnet.text import is_cjk
 
-ALL = "all"
+ALL, UNNAMED = "all", "(unnamed)"
 _HEADER = ["corpus", "condition", "utts", "audio", "WER % [95 %]", "CER % [95 %]", "sub/del/ins", "failed", "RTF"]
+_COMPARED = ["corpus", "condition", "utts", "rate", "here %", "there %", "difference [95 %]", "better in"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +81,36 @@ class Row:
 
     @property
     def condition(self) -> str:
-        """ "clean", or the noise and its level, such as "babble 10 dB"."""
-        return "clean" if self.snr_db is None else f"{self.noise} {self.snr_db:g} dB"
+        """ "clean", the noise and its level, such as "babble 10 dB", or a damage without a level, such as "opus"."""
+        return (self.noise or "clean") if self.snr_db is None else f"{self.noise} {self.snr_db:g} dB"
+
+    def covers(self, corpus: str) -> bool:
+        """Whether the row counts utterances of this corpus ("" where the manifest names none)."""
+        return self.corpus in (ALL, corpus or UNNAMED)
 
     @property
     def rtf(self) -> float:
         """Processing time / audio time; NaN if nothing was processed."""
         return self.processing_s / self.audio_s if self.audio_s else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A row against a baseline on the same utterances; negative differences mean fewer errors than the baseline."""
+
+    corpus: str
+    condition: str
+    metric: str
+    """"wer" or "cer", as the row's primary rate."""
+    utterances: int
+    rate: float
+    baseline_rate: float
+    difference: float
+    low: float
+    high: float
+    """95 % paired bootstrap interval of the difference."""
+    share_better: float
+    """Share of resamples with fewer errors than the baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +126,9 @@ class Report:
     settings: dict[str, Any]
     model: dict[str, Any]
     provenance: dict[str, Any]
+    baseline: dict[str, Any] | None = None
+    """The model that `comparisons` compare with."""
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def failures(self) -> tuple[Scored, ...]:
@@ -118,13 +145,10 @@ class Report:
 
     def table(self) -> str:
         """Rows as aligned text, rates in per cent with their intervals, then the notes."""
-        cells = [_HEADER, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        for line in cells:
-            names = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-            numbers = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-            lines.append("  ".join(names + numbers))
+        lines = _aligned([_HEADER, *(_cells(row) for row in self.rows)])
+        if self.baseline:
+            lines += ["", f"against {self.baseline['name']}, the same utterances:"]
+            lines += _aligned([_COMPARED, *(_comparison_cells(comparison) for comparison in self.comparisons)])
         return "\n".join([*lines, *self.notes]) + "\n"
 
 
@@ -137,7 +161,7 @@ def make_report(
     rows = [
         _row(name, [one for one in scored if (one.noise, one.snr_db) == condition and has(one)], seed)
         for condition in conditions
-        for name, has in [*((corpus or "(unnamed)", _is_of(corpus)) for corpus in corpora), (ALL, lambda one: True)]
+        for name, has in [*((corpus or UNNAMED, _is_of(corpus)) for corpus in corpora), (ALL, lambda one: True)]
     ]
     return Report(
         rows=tuple(rows),
@@ -251,6 +275,32 @@ def _cells(row: Row) -> list[str]:
         str(row.failures),
         "–" if math.isnan(row.rtf) else f"{row.rtf:.3f}",
     ]
+
+
+def _comparison_cells(one: Comparison) -> list[str]:
+    if math.isnan(one.difference):
+        return [one.corpus, one.condition, str(one.utterances), one.metric.upper(), "–", "–", "–", "–"]
+    return [
+        one.corpus,
+        one.condition,
+        str(one.utterances),
+        one.metric.upper(),
+        f"{100 * one.rate:.2f}",
+        f"{100 * one.baseline_rate:.2f}",
+        f"{100 * one.difference:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]",
+        f"{100 * one.share_better:.0f} %",
+    ]
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of a table: two columns of names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        names = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
+        numbers = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
+        lines.append("  ".join(names + numbers))
+    return lines
 
 
 def _percent(interval: Interval) -> str:

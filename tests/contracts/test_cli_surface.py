@@ -14,8 +14,8 @@ SURFACE = {
         "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --live --json --quiet"
     ),
     "evaluate": (
-        "MODEL MANIFEST --noise --snr-db --json --predictions --language --corpora --limit --decoder --threads --seed "
-        "--quiet"
+        "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "
+        "--corpora --limit --decoder --threads --seed --quiet"
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass
