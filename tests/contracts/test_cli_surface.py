@@ -11,7 +11,7 @@ from linnet import cli
 
 SURFACE = {
     "transcribe": (
-        "AUDIO --model --format --output-dir --language --context --decoder --attention --threads --live --json --quiet"
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --modality --threads --live --json --quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "

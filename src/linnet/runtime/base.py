@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
-from linnet.errors import LinnetError
+from linnet.errors import ConfigError, LinnetError
 from linnet.results import Segment, Transcription
 
 if TYPE_CHECKING:
@@ -51,6 +51,30 @@ class Recognizer(Protocol):
     def close(self) -> None:
         """Release the model's memory; further calls are errors."""
         ...
+
+
+@runtime_checkable
+class AudioVisualRecognizer(Recognizer, Protocol):
+    """A recogniser that also looks; recordings with pictures are given as files."""
+
+    modality: str
+    """What it uses: auto (what there is), both, audio or video."""
+
+    def watch(self, video: Path | None, *, audio_duration_s: float | None = None) -> None:
+        """Look at this file while samples are given, until the next call; None: at nothing. Raises VideoError."""
+        ...
+
+
+def with_modality(recognizer: Recognizer, modality: str) -> Recognizer:
+    """The same recogniser, told what to use; ConfigError if it is asked to look and cannot."""
+    if isinstance(recognizer, AudioVisualRecognizer):
+        recognizer.modality = modality
+    elif modality in ("video", "both"):
+        recognizer.close()
+        raise ConfigError(
+            f"Model {recognizer.bundle.name!r} hears only, so the modality cannot be {modality!r}; accepted: auto, audio."
+        )
+    return recognizer
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,12 @@ def _bundles(folder: Path) -> list[Path]:
     return [*folder.glob(f"*/{DESCRIPTION}"), *folder.glob(f"*/*/{DESCRIPTION}")]
 
 
+def _load_avsr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
+    from linnet.runtime.avsr import AVSRRecognizer
+
+    return AVSRRecognizer(bundle, threads=threads)
+
+
 def _load_qwen3_asr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
     from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
 
@@ -124,4 +130,5 @@ def open_decoder(bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int
 _FAMILIES: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {
     "qwen3_asr": _load_qwen3_asr,
     "wav2vec2": _load_wav2vec2,
+    "avsr": _load_avsr,
 }

@@ -14,7 +14,7 @@ from linnet.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from linnet.bundle import Bundle
 
-FAMILIES = ("qwen3_asr", "bsq", "wav2vec2")
+FAMILIES = ("qwen3_asr", "bsq", "wav2vec2", "avsr")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def transcribe(
     context: str = "",
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     attention: Literal["windowed", "full"] = "windowed",
+    modality: Literal["auto", "audio", "video", "both"] = "auto",
     threads: int | None = None,
     live: bool = False,
     json: bool = False,
@@ -40,11 +41,13 @@ def transcribe(
         context: Names and words likely to occur, as plain text.
         decoder: Which decoder of the bundle to use.
         attention: Encoder attention: windowed (8 s, default) or full.
+        modality: What an audio-visual model uses: auto (what the file has), audio, video, or both.
         threads: CPU threads; by default all cores.
         live: Transcribe while somebody speaks: the microphone, or raw PCM (s16le, mono, 16 kHz) with - for stdin.
         json: Print one JSON line per recording (text, segments, timings, speed) instead of the text.
         quiet: No progress on stderr, and with --live no partial texts.
     """
+    from linnet.runtime.base import with_modality
     from linnet.runtime.loader import load_model
     from linnet.transcribe import transcribe_files
 
@@ -66,7 +69,7 @@ def transcribe(
         return 2
     return transcribe_files(
         audio,
-        load=load,
+        load=lambda: with_modality(load(), modality),
         format=format,
         output_dir=output_dir,
         language=language,
