@@ -51,9 +51,13 @@ def export_run_folder(
 
 def export_run_adapter(run: Path, out: Path, *, checkpoint: str) -> Path:
     """The adapter of a run folder as one file."""
+    family = _family(run)
     with needs_torch("Exporting a run folder"):
-        from linnet.models.qwen3_asr.export import export_adapter
-    return export_adapter(run, out, checkpoint=checkpoint)
+        module = import_module(f"linnet.models.{family}.export")
+    if not hasattr(module, "export_adapter"):
+        raise ConfigError(f"Runs of family {family} have no adapter; give a folder to write a bundle.")
+    written: Path = module.export_adapter(run, out, checkpoint=checkpoint)
+    return written
 
 
 def _family(run: Path) -> str:
