@@ -70,6 +70,43 @@ def test_an_answer_may_bring_new_requests() -> None:
     assert found == [0, 1]
 
 
+def test_a_sequence_that_nobody_wants_is_dropped_without_an_answer() -> None:
+    decoder, requests = scripted([[20] * 30 + [END], [21, 22] * 10 + [END], [23, END]])
+    steps = 0
+
+    def between() -> None:
+        nonlocal steps
+        steps += 1
+
+    def next_request() -> Request[int] | None:
+        return requests.popleft() if requests else None
+
+    found = dict(
+        decode(
+            decoder, next_request, end_ids=[END], max_batch=2, between=between, wanted=lambda key: key != 0 or steps < 5
+        )
+    )
+    assert list(found) == [2, 1] and decoder.live == {}
+    assert steps >= 20  # it was called before every step of the longest one
+
+
+def test_decodings_can_be_nested_while_slots_are_left() -> None:
+    decoder, requests = scripted([[20] * 5 + [END], [21] * 5 + [END], [22] * 5 + [END]], max_slots=3)
+    inner = deque([requests.pop()])
+    within: dict[int, Hypothesis] = {}
+
+    def between() -> None:
+        if len(decoder.live) == 2 and inner:
+            within.update(run(decoder, inner))
+
+    def next_request() -> Request[int] | None:
+        return requests.popleft() if requests else None
+
+    outer = dict(decode(decoder, next_request, end_ids=[END], max_batch=2, between=between))
+    assert within[2].tokens == (22,) * 5
+    assert {key: one.tokens for key, one in outer.items()} == {0: (20,) * 5, 1: (21,) * 5}
+
+
 def test_log_probs_are_those_of_a_softmax() -> None:
     decoder, requests = scripted([[20, 21, END]])
     answer = run(decoder, requests)[0]

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from running import JFK, Running, TalkingRecognizer
+from running import JFK, Running, TalkingRecognizer, to_wav
 
 from linnet.audio import read_audio
 from linnet.runtime.base import Recognizer
@@ -148,7 +148,6 @@ def test_a_wrong_field_is_400_in_openais_envelope(
 
 
 def test_a_wrong_language_is_refused_also_where_nobody_speaks(server: Running) -> None:
-
     silence = to_wav(np.zeros(16_000, np.float32))
     assert post(server, silence).json()["text"] == ""
     assert post(server, silence, language="klingon").json()["error"]["param"] == "language"
