@@ -72,7 +72,7 @@ def with_modality(recognizer: Recognizer, modality: str) -> Recognizer:
     elif modality in ("video", "both"):
         recognizer.close()
         raise ConfigError(
-            f"Model {recognizer.bundle.name!r} hears only, so the modality cannot be {modality!r}; accepted: auto, audio."
+            f"Model {recognizer.bundle.name!r} only hears, so the modality cannot be {modality!r}; use auto or audio."
         )
     return recognizer
 
