@@ -48,8 +48,7 @@ from linnet.text import language_code
 from linnet.video import tracks
 
 FloatArray = npt.NDArray[np.float32]
-Modality = Literal["auto", "audio", "video", "both"]
-MODALITIES: tuple[Modality, ...] = ("auto", "audio", "video", "both")
+MODALITIES = ("auto", "audio", "video", "both")
 Decoding = Literal["auto", "greedy", "beam", "grammar"]
 """auto: the bundle's grammar if it has one, else greedy. Prefix beam search is `linnet.ctc.prefix_beam`."""
 CUT_S = 18.0
@@ -75,7 +74,7 @@ class AVSRRecognizer:
         bundle: Bundle,
         *,
         threads: int | None = None,
-        modality: Modality = "auto",
+        modality: str = "auto",
         decoding: Decoding = "auto",
         beam_size: int = 8,
     ) -> None:
@@ -88,6 +87,7 @@ class AVSRRecognizer:
         self._grammar = [
             [tuple(self._vocabulary.encode(word)) for word in slot] for slot in bundle.model.get("grammar", [])
         ]
+        self._watched: MouthVideo | None = None
         self._session: Any = _open(bundle.file("avsr.onnx"), threads)
 
     @property
@@ -113,24 +113,26 @@ class AVSRRecognizer:
         self._check_options(language, context)
         started = time.perf_counter()
         if isinstance(audio, np.ndarray):
-            if self.modality in ("video", "both"):
+            mouth = None if self.modality == "audio" else self._watched
+            if self.modality in ("video", "both") and mouth is None:
                 raise VideoDecodeError(
                     f"Samples have no pictures, and the modality is {self.modality!r}. Give a video file, or use "
                     "'audio' or 'auto'."
                 )
             samples = resample(check_samples(audio), sample_rate_hz, self.bundle.sample_rate_hz)
-            return self._recognize(iter([samples]), None, (), started, progress)
+            blocks = None if self.modality == "video" else iter([samples])
+            return self._recognize(blocks, mouth, (), started, progress)
         with _seekable(audio) as source:
             hears, mouth, flags = self._look(source)
             rewind(source)
             blocks = stream_audio(source, sample_rate_hz=self.bundle.sample_rate_hz, block_s=CUT_S) if hears else None
             return self._recognize(blocks, mouth, flags, started, progress)
 
-    def transcribe_streams(self, samples: FloatArray | None, mouth: MouthVideo | None) -> Transcription:
-        """Recognise samples [N] at the bundle's rate and pictures that were read already; either may be None."""
-        if samples is None and mouth is None:
-            raise AudioContentError("There is neither sound nor video to recognise; give one of them.")
-        return self._recognize(None if samples is None else iter([samples]), mouth, (), time.perf_counter(), None)
+    def watch(self, video: Path | None, *, audio_duration_s: float | None = None) -> None:
+        """Look at this file while samples are given, until the next call; None: at nothing. Raises VideoError."""
+        self._watched = None
+        if video is not None:
+            self._watched = self.read_mouth(video, audio_duration_s=audio_duration_s)
 
     def read_mouth(self, path: str | Path | BinaryIO, *, audio_duration_s: float | None = None) -> MouthVideo:
         """The pictures of a video as this bundle wants them; raises VideoError or MissingExtraError."""
