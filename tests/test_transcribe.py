@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from fake_recognizer import FakeRecognizer
-from linnet.audio import write_audio
+from linnet.audio import read_audio, write_audio
 from linnet.errors import AudioNotFoundError, ConfigError, LanguageError, LinnetError
-from linnet.transcribe import find_recordings, transcribe_files
+from linnet.results import Transcription
+from linnet.transcribe import _Clock, find_recordings, transcribe_files
 from linnet.writers import FORMATS
 
 
@@ -284,3 +286,85 @@ def test_a_named_pipe_is_found_although_it_is_no_file(folder: Path) -> None:
 def test_missing_file_errors_are_file_not_found_errors(folder: Path) -> None:
     (error,) = find_recordings(["missing.wav"])
     assert isinstance(error, AudioNotFoundError) and isinstance(error, FileNotFoundError)
+
+
+def test_a_resumed_run_passes_over_what_is_finished(
+    folder: Path, fake: FakeRecognizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers = {"a": "hello", "b": RuntimeError("power cut")}
+    assert run(fake, "talks", output_dir=Path("out")) == 1
+    fake.heard.clear()
+    fake.answers = {"a": "again", "b": "world"}
+    capsys.readouterr()
+    assert run(fake, "talks", output_dir=Path("out"), resume=True) == 0
+    out, err = capsys.readouterr()
+    assert (out, len(fake.heard)) == ("out/b.txt\n", 1)
+    assert "1 of 2 recordings are finished already" in err
+    assert Path("out/a.txt").read_text() == "hello\n"
+
+    def load() -> FakeRecognizer:
+        raise AssertionError("loaded")
+
+    assert transcribe_files(["talks"], load=load, output_dir=Path("out"), resume=True) == 0
+
+
+def test_a_recording_that_has_changed_is_transcribed_again(folder: Path, fake: FakeRecognizer) -> None:
+    run(fake, "talks", output_dir=Path("out"))
+    os.utime("talks/a.wav", ns=(0, os.stat("out/a.txt").st_mtime_ns + 1))
+    fake.heard.clear()
+    run(fake, "talks", output_dir=Path("out"), resume=True)
+    assert len(fake.heard) == 1
+
+
+def test_files_that_share_a_stem_are_never_taken_for_finished(folder: Path, fake: FakeRecognizer) -> None:
+    """a-2.txt is whichever came second, and that may be another recording now."""
+    write_audio(folder / "talks/sub/a.wav", np.full(800, 0.1, np.float32), 16_000)
+    run(fake, "talks", output_dir=Path("out"))
+    fake.heard.clear()
+    run(fake, "talks", output_dir=Path("out"), resume=True)
+    assert len(fake.heard) == 2  # not b
+
+
+def test_resume_needs_a_folder_to_look_in(folder: Path, fake: FakeRecognizer) -> None:
+    with pytest.raises(ConfigError, match="--output-dir"):
+        run(fake, "talks", resume=True)
+
+
+def test_an_interrupted_run_leaves_no_half_written_file(
+    folder: Path, fake: FakeRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(fake, "talks", output_dir=Path("out"))
+    assert not Path("out/a.txt").exists()
+
+
+def test_what_is_written_is_what_finish_returns(
+    folder: Path, fake: FakeRecognizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it can read the recording again, standard input too."""
+    lengths = []
+
+    def finish(audio: object, result: Transcription) -> Transcription:
+        lengths.append(len(read_audio(audio)))  # type: ignore[arg-type]
+        return dataclasses.replace(result, text=result.text.upper())
+
+    monkeypatch.setattr("sys.stdin", Stdin((folder / "talks/a.wav").read_bytes()))
+    assert run(fake, "-", "talks/a.wav", finish=finish) == 0
+    assert capsys.readouterr().out == "stdin: PIPED\ntalks/a.wav: HELLO\n"
+    assert lengths == [8000, 8000]
+
+
+def test_a_batch_says_how_long_it_will_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = _Clock(["talks/a.wav", "talks/sub/b.flac"], shown=True)
+    now[0] += 300.0
+    assert clock.time_left(0, 0.0) == ""
+    assert clock.time_left(0, 0.25) == " · 15 min left in all"
+    assert clock.time_left(1, 0.4) == " · 33 s left in all"
+    assert _Clock(["talks/a.wav"], shown=True).time_left(0, 0.25) == ""
+    assert _Clock(["talks/a.wav", "missing.wav"], shown=False).time_left(0, 0.25) == ""

@@ -4,7 +4,8 @@ What goes to stdout, everything else being on stderr:
 - one recording named: its text, or the document in the format asked for;
 - several, or a folder or glob: `path: text`, one line each, as grep does (other formats need --output-dir then);
 - json: one line per recording, with the path and everything that is known;
-- an output folder: the path of every file that was written.
+- an output folder: the path of every file that was written. A file appears there when it is complete, so a run that
+  was interrupted can be resumed: recordings whose file is there and is newer are passed over.
 
 A recording that cannot be read is reported, the others go on, and the exit code is 1.
 """
@@ -14,18 +15,24 @@ from __future__ import annotations
 import glob
 import json as jsonlib
 import os
+import shutil
 import sys
+import tempfile
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from linnet.containers import AUDIO_SUFFIXES
+from linnet.audio import audio_info
+from linnet.containers import AUDIO_SUFFIXES, SPOOL_BYTES
 from linnet.errors import AudioNotFoundError, ConfigError, LanguageError, LinnetError
-from linnet.progress import task_bar
+from linnet.progress import ShowStage, stage_bar
 from linnet.results import Transcription
-from linnet.runtime.base import Recognizer
+from linnet.runtime.base import Progress, Recognizer
 from linnet.writers import FORMATS, render
 
 STDIN = "-"
@@ -39,18 +46,24 @@ def transcribe_files(
     output_dir: Path | None = None,
     language: str | None = None,
     context: str = "",
+    finish: Callable[[str | BinaryIO, Transcription], Transcription] | None = None,
+    resume: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> int:
     """Transcribe all inputs and return the exit code: 0, or 1 if any of them failed.
 
-    `load` opens the model, once there is something to transcribe. Raises ConfigError for options that cannot work
-    together and LanguageError; both concern every recording, so nothing goes on after them.
+    `load` opens the model, once there is something to transcribe. `finish` gets each recording and what was recognised
+    in it, and returns what is written; a stream is then a file that can be read again. `resume` passes over recordings
+    whose file in the output folder is newer than they are. Raises ConfigError for options that cannot work together
+    and LanguageError; both concern every recording, so nothing goes on after them.
     """
     if format not in FORMATS:
         raise ConfigError(f"Unknown output format {format!r}; accepted: {', '.join(FORMATS)}.")
     if not inputs:
         raise ConfigError("Nothing to transcribe: name files, folders, globs, or - for standard input.")
+    if resume and output_dir is None:
+        raise ConfigError("--resume looks for finished files in the output folder: add --output-dir FOLDER.")
     several = len(inputs) > 1 or _stands_for_several(inputs[0])
     if several and format != "txt" and not json and output_dir is None:
         raise ConfigError(
@@ -68,13 +81,25 @@ def transcribe_files(
     if not recordings:
         return 1
     targets = None if output_dir is None else _targets(recordings, output_dir, format)
+    if resume and targets is not None:
+        waiting = [not done for done in _finished(recordings, targets)]
+        if not all(waiting):
+            _say(f"{waiting.count(False)} of {len(waiting)} recordings are finished already")
+        recordings, targets = list(compress(recordings, waiting)), list(compress(targets, waiting))
+        if not recordings:
+            return 1 if failures else 0
     recognizer = load()
+    clock = _Clock(recordings, shown=not quiet and sys.stderr.isatty())
     try:
         for number, recording in enumerate(recordings):
             label = f"[{number + 1}/{len(recordings)}] {_name(recording)}" if several else _name(recording)
             try:
-                with task_bar(label, quiet=quiet) as show, _opened(recording) as audio:
-                    result = recognizer.transcribe(audio, language=language, context=context, progress=show)
+                with _opened(recording, twice=finish is not None) as audio:
+                    with stage_bar(quiet=quiet) as show:
+                        progress = clock.progress(label, number, show)
+                        result = recognizer.transcribe(audio, language=language, context=context, progress=progress)
+                    if finish is not None:
+                        result = finish(audio, result)
             except (ConfigError, LanguageError):
                 raise
             except Exception as error:  # whatever it is, hours of other recordings must not be lost to it
@@ -175,16 +200,75 @@ def _targets(recordings: list[str], folder: Path, format: str) -> list[Path]:
     return targets
 
 
-def _write(target: Path, document: str) -> None:
+def _finished(recordings: list[str], targets: list[Path]) -> list[bool]:
+    """For each recording, whether its file is there and newer than it.
+
+    Where several recordings share a stem, the number in a file's name depends on what else is transcribed: these are
+    never called finished.
+    """
+    stems = Counter(_name(recording) if recording == STDIN else Path(recording).stem for recording in recordings)
+    finished = []
+    for recording, target in zip(recordings, targets, strict=True):
+        alone = recording != STDIN and stems[Path(recording).stem] == 1 and target.stem == Path(recording).stem
+        try:
+            finished.append(alone and os.stat(target).st_mtime_ns >= os.stat(recording).st_mtime_ns)
+        except OSError:
+            finished.append(False)
+    return finished
+
+
+class _Clock:
+    """How long a batch will take, from the lengths in the headers of its files and the time that went by."""
+
+    def __init__(self, recordings: list[str], *, shown: bool) -> None:
+        several = shown and len(recordings) > 1
+        self._durations_s = [_duration_s(recording) for recording in recordings] if several else []
+        self._started = time.monotonic()
+
+    def progress(self, label: str, number: int, show: ShowStage) -> Progress:
+        """What the recogniser of recording `number` calls: the bar gets the label and the time that is left."""
+        return lambda done_s, total_s: show(label + self.time_left(number, done_s), done_s, total_s)
+
+    def time_left(self, number: int, done_s: float) -> str:
+        """ " · 12 min left in all", once `done_s` of recording `number` are done; nothing for a single recording."""
+        done_s += sum(self._durations_s[:number])
+        left_s = sum(self._durations_s) - done_s  # below 0 if there are no lengths
+        if done_s <= 0 or left_s <= 0:
+            return ""
+        wait_s = (time.monotonic() - self._started) * left_s / done_s
+        return f" · {wait_s / 60:.0f} min left in all" if wait_s >= 90 else f" · {wait_s:.0f} s left in all"
+
+
+def _duration_s(recording: str) -> float:
+    """What the header says; 0 if it says nothing."""
+    if not os.path.isfile(recording):
+        return 0.0
     try:
-        target.write_text(document, encoding="utf-8", newline="\n")
+        return audio_info(recording).duration_s or 0.0
+    except LinnetError:
+        return 0.0
+
+
+def _write(target: Path, document: str) -> None:
+    """The file appears under its name when it is complete, so that a resumed run can trust it."""
+    try:
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(document, encoding="utf-8", newline="\n")
+        os.replace(partial, target)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager
-def _opened(recording: str) -> Iterator[str | BinaryIO]:
-    """A file's path; pipes, which can be read only once, as the open stream."""
+def _opened(recording: str, *, twice: bool = False) -> Iterator[str | BinaryIO]:
+    """A file's path; a pipe as the open stream, or as a copy of it if it is to be read twice."""
+    if twice and not os.path.isfile(recording):
+        with _opened(recording) as stream, tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            assert not isinstance(stream, str)
+            shutil.copyfileobj(stream, spool)
+            spool.seek(0)
+            yield spool  # type: ignore[misc] # it has all methods of BinaryIO
+        return
     if recording == STDIN:
         if sys.stdin.isatty():
             raise AudioNotFoundError("Nothing is piped into standard input; for example: linnet transcribe - < a.wav")

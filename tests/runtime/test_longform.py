@@ -129,6 +129,28 @@ def test_single_digits_give_a_cut(shared: Path) -> None:
     assert len(missed) <= 0.01 * len(clips), missed
 
 
+def test_no_word_is_lost_doubled_or_cut_in_two(shared: Path) -> None:
+    """Four minutes of spoken digits without a pause longer than 0.3 s, so that every cut is forced by the ceiling."""
+    entries = [json.loads(line) for line in (shared / "data/test.jsonl").read_text("utf-8").splitlines()]
+    clips = [shared / "data" / entry["audio_filepath"] for entry in entries if entry["corpus"] == "fsdd"][:120]
+    rng, parts, words, at = np.random.default_rng(0), [], [], 0
+    for clip in clips * 3:
+        digit = read_audio(clip)
+        digit = digit / np.abs(digit).max() * np.float32(0.3)
+        energy = np.cumsum(np.square(digit, dtype=np.float64))
+        low, high = np.searchsorted(energy / energy[-1], [0.02, 0.98])  # what is heard of it
+        words.append((at + int(low), at + int(high)))
+        gap = rng.normal(0, 1e-4, int(rng.uniform(0.1, 0.3) * RATE)).astype(np.float32)
+        parts += [digit, gap]
+        at += len(digit) + len(gap)
+    cuts = list(plan_cuts(np.array_split(np.concatenate(parts), 50), SpeechDetector()))
+    assert at > 200 * RATE and len(cuts) >= 7
+    times_whole = [sum(cut.start <= start and end <= cut.end for cut in cuts) for start, end in words]
+    times_touched = [sum(cut.start < end and start < cut.end for cut in cuts) for start, end in words]
+    assert times_touched == [1] * len(words)
+    assert times_whole == [1] * len(words)
+
+
 def test_an_empty_stream_and_silence_give_no_cut() -> None:
     assert list(plan_cuts([], loudness_detector)) == []
     assert list(plan_cuts([np.zeros(100, np.float32), np.zeros(RATE, np.float32)], loudness_detector)) == []
