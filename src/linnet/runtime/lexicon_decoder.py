@@ -1,6 +1,6 @@
 """CTC beam search over the words of an n-gram language model: flashlight-text with KenLM inside (`linnet[lm]`).
 
-Maximises log P(labels | audio) + weight · log P_lm(words) + word_bonus · words over sequences of words that the ARPA
+Maximises log P(labels | audio) + weight · log10 P_lm(words) + word_bonus · words over sequences of words that the ARPA
 file lists and the vocabulary can spell (Collobert et al. 2016; Heafield 2011). Settings lie beside the model, in
 `lm.json`: {"weight", "word_bonus", "beam_size"}.
 """
