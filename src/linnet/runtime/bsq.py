@@ -138,7 +138,7 @@ class BSQCodec:
 
     def close(self) -> None:
         """Release the model's memory; further calls are errors."""
-        self._encoder = self._decoder = None  # type: ignore[assignment]
+        self._encoder = self._decoder = None
 
     def _choose(self, vocoder: Vocoder) -> Vocoder:
         if vocoder not in ("auto", "head", "griffin-lim"):

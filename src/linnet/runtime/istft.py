@@ -51,8 +51,7 @@ class InverseSTFT:
     def _take(self, total: FloatArray, weight: FloatArray) -> FloatArray:
         skip = min(self._skip, len(total))
         self._skip -= skip
-        samples: FloatArray = total[skip:] / np.maximum(weight[skip:], np.float32(1e-3))
-        return samples
+        return (total[skip:] / np.maximum(weight[skip:], np.float32(1e-3))).astype(np.float32)
 
 
 def istft(spectrum: ComplexArray, spec: FeatureSpec) -> FloatArray:
@@ -76,7 +75,8 @@ def griffin_lim(log_mel: FloatArray, spec: FeatureSpec, *, iterations: int = 32,
 
     Fast Griffin-Lim (Perraudin et al. 2013, momentum 0.99) from random phases; the seed makes it repeatable.
     """
-    hop, parts = spec.hop_length, []
+    hop = spec.hop_length
+    parts: list[FloatArray] = []
     for start in range(0, len(log_mel), _CHUNK_FRAMES):
         first = max(0, start - _OVERLAP_FRAMES)
         magnitude = magnitudes(log_mel[first : start + _CHUNK_FRAMES], spec)

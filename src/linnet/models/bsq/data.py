@@ -99,7 +99,8 @@ def collate(examples: Sequence[Example], shape: BSQConfig) -> Batch:
         mels[0, row, : len(example.input_mel)] = example.input_mel
         mels[1, row, : len(example.target_mel)] = example.target_mel
         samples[row, : len(example.samples)] = example.samples
-    return Batch(*torch.from_numpy(mels), torch.from_numpy(samples), token_mask(tokens))
+    heard, wanted = torch.from_numpy(mels).unbind()
+    return Batch(heard, wanted, torch.from_numpy(samples), token_mask(tokens))
 
 
 def mel_statistics(clips: Clips, features: FeatureSpec, *, most: int = 300) -> tuple[FloatArray, FloatArray]:

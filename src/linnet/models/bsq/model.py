@@ -42,6 +42,9 @@ class Reconstruction:
 class BSQ(nn.Module):
     """Encoder, quantiser, decoder and waveform head."""
 
+    mel_mean: Tensor
+    mel_std: Tensor
+
     def __init__(self, config: BSQConfig, quantizer: BinarySphericalQuantizer | None = None) -> None:
         super().__init__()
         self.config = config

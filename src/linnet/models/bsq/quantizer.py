@@ -47,6 +47,8 @@ class Quantized:
 class BinarySphericalQuantizer(nn.Module):
     """Quantise latents to D bits; nothing in it is learned."""
 
+    corners: Tensor
+
     def __init__(
         self,
         bits: int,
@@ -152,7 +154,21 @@ def everywhere(value: Tensor) -> Tensor:
     """Sum over all processes, with gradient; the value itself in a single one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return value
-    from torch.distributed.nn.functional import all_reduce
-
-    summed: Tensor = all_reduce(value)
+    summed: Tensor = _SumOverProcesses.apply(value)
     return summed
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce both ways: the derivative of a sum over processes is the sum of its derivatives in all of them."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        summed = value.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        summed = gradient.clone()
+        dist.all_reduce(summed)
+        return summed

@@ -25,6 +25,8 @@ RESOLUTIONS = ((256, 64), (640, 160), (2048, 512))  # (n_fft, hop) of the STFT l
 class WaveformHead(nn.Module):
     """Decoder states → samples."""
 
+    window: Tensor
+
     def __init__(self, config: BSQConfig) -> None:
         super().__init__()
         self.config = config
@@ -101,6 +103,8 @@ class WaveformLosses:
 class WaveformLoss(nn.Module):
     """Compare samples [B, N] with the clean ones, both zero on padding."""
 
+    filters: Tensor
+
     def __init__(self, features: FeatureSpec) -> None:
         super().__init__()
         self.features = features
@@ -110,8 +114,10 @@ class WaveformLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor, lengths: Tensor) -> WaveformLosses:
         """`lengths` [B] counts each clip's real samples."""
-        waves, spec = torch.cat([estimate, reference]), self.features
+        spec = self.features
         own = (spec.n_fft, spec.hop_length)
+        # Silence behind every clip, so that the frames across its end are counted in any company.
+        waves = F.pad(torch.cat([estimate, reference]), (0, max(n_fft for n_fft, _ in (*RESOLUTIONS, own))))
         spectra = {size: self._magnitude(waves, *size) for size in {*RESOLUTIONS, own}}
         terms = []
         for n_fft, hop in RESOLUTIONS:
@@ -126,5 +132,7 @@ class WaveformLoss(nn.Module):
 
     def _magnitude(self, wave: Tensor, n_fft: int, hop: int) -> Tensor:
         """[B, K, frames], at least 1e-4: quieter bins are below the noise of 16 bits."""
-        spectrum = torch.stft(wave, n_fft, hop, window=getattr(self, f"window_{n_fft}"), return_complex=True)
+        # Zeros beyond the ends, as behind a clip that is padded: the longest clip of a batch must not be special.
+        window = getattr(self, f"window_{n_fft}")
+        spectrum = torch.stft(wave, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
         return spectrum.abs().clamp_min(1e-4)
