@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from linnet.audio import SAMPLE_RATE_HZ, audio_info, stream_audio
-from linnet.data.corpora import aishell, common_voice, folder, grid, librispeech
+from linnet.data.corpora import aishell, av_list, common_voice, folder, grid, librispeech
 from linnet.data.corpora.recording import Recording
 from linnet.errors import AudioContentError, AudioNotFoundError, ConfigError, LanguageError, LinnetError
 from linnet.manifest import Utterance, write_manifest
 from linnet.text import language_code
 
 # `auto` takes the first that matches; any folder matches the last.
-CORPORA = {"librispeech": librispeech, "common_voice": common_voice, "aishell": aishell, "grid": grid, "folder": folder}
+CORPORA = {"librispeech": librispeech, "common_voice": common_voice, "aishell": aishell, "grid": grid, "av_list": av_list,
+           "folder": folder}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def prepare(
     source: Path,
     out: Path,
     /,
-    corpus: Literal["auto", "folder", "librispeech", "common_voice", "aishell", "grid"] = "auto",
+    corpus: Literal["auto", "folder", "librispeech", "common_voice", "aishell", "grid", "av_list"] = "auto",
     language: str | None = None,
     min_duration_s: float = 0.1,
     max_duration_s: float = 3600.0,
