@@ -19,7 +19,7 @@ from linnet.server import noise_api, openai_api, site, streaming
 from linnet.server.access import AccessLog
 from linnet.server.decode import DecodePool
 from linnet.server.engine import Engine
-from linnet.server.envelope import ApiError, from_linnet, from_status
+from linnet.server.envelope import ApiError, from_linnet, from_status, internal
 from linnet.server.limits import Limits
 from linnet.server.metrics import Metrics
 from linnet.server.options import ServerOptions
@@ -64,7 +64,7 @@ def build_app(state: State) -> ASGIApp:
         state.numbers.errors(code=str(failure.code))
         return failure.response()
 
-    for kind in (ApiError, LinnetError, HTTPException, ClientDisconnect):
+    for kind in (ApiError, LinnetError, HTTPException, ClientDisconnect, Exception):  # `access` logs the last kind
         app.add_exception_handler(kind, answer)
     app.include_router(openai_api.router(state))
     app.include_router(noise_api.router(state))
@@ -89,4 +89,6 @@ def _api_error(error: Exception) -> ApiError:
         return from_linnet(error)
     if isinstance(error, HTTPException):
         return from_status(error.status_code, error.detail, dict(error.headers or {}))
-    return ApiError(499, "The client went away.", code="client_closed")
+    if isinstance(error, ClientDisconnect):
+        return ApiError(499, "The client went away.", code="client_closed")
+    return internal()
