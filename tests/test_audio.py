@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from linnet import containers
 from linnet.audio import AudioInfo, audio_info, check_samples, read_audio, resample, stream_audio, write_audio
 from linnet.errors import AudioContentError, AudioDecodeError, AudioNotFoundError, ConfigError, MissingExtraError
 
@@ -380,3 +381,13 @@ def test_rates_and_blocks_must_be_positive() -> None:
         resample(tone(16_000), -1, 16_000)
     with pytest.raises(ConfigError, match="at least one sample"):
         next(stream_audio(file, block_s=0))
+
+
+def test_a_playlist_cannot_make_ffmpeg_open_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`is_media` does not let playlists through; this is the second wall, should one look like something else."""
+    pytest.importorskip("av", reason="the [media] extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    write_audio(tmp_path / "secret.wav", np.full(16_000, 0.1, np.float32), 16_000)
+    monkeypatch.setattr(containers, "is_media", lambda head: True)
+    with pytest.raises(AudioDecodeError):
+        read_audio(io.BytesIO(b"ffconcat version 1.0\nfile secret.wav\n"))

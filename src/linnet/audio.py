@@ -316,7 +316,8 @@ def _open_media(file: BinaryIO, name: str) -> Iterator[_Sound]:
     except ImportError as error:
         raise MissingExtraError(f"Reading {name}", "media", "av") from error
     try:
-        container = av.open(file, mode="r")
+        # Playlists among FFmpeg's formats name other files and addresses; with this, no protocol may open any.
+        container = av.open(file, mode="r", options={"protocol_whitelist": "none"})
     except (av.FFmpegError, OSError) as error:
         raise AudioDecodeError(
             f"{name} cannot be opened: damaged, cut short, or no media file ({error}). Readable: {_READABLE}."
