@@ -11,6 +11,8 @@ from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
 from linnet.export.qwen3_asr import convert
 from linnet.export.qwen3_asr_adapter import read_adapter
 from linnet.export.qwen3_asr_decoder import PRECISIONS as ONNX_PRECISIONS
+from linnet.export.wav2vec2 import convert as convert_wav2vec2
+from linnet.export.wav2vec2_checkpoint import is_wav2vec2
 
 
 def export(
@@ -25,6 +27,7 @@ def export(
 ) -> Bundle:
     """Convert a Qwen3-ASR checkpoint folder (config.json, *.safetensors, tokenizer) without torch.
 
+    A wav2vec 2.0 CTC checkpoint in Hugging Face's layout has no decoder: `encoder` is its precision.
     `decoder` lists precisions, see `decoders_by_kind`; `progress` is called with the parts begun and in all.
     Raises CheckpointError, ExportError, or MissingExtraError for a GGUF decoder without `linnet[gguf]`.
     """
@@ -38,6 +41,8 @@ def export(
         )
     if (source / DESCRIPTION).is_file():
         raise ExportError(f"{source} is a bundle already; transcribe with it: linnet transcribe --model {source} FILE")
+    if is_wav2vec2(source):
+        return convert_wav2vec2(source, out, precision=encoder, name=name)
     parts = iter(range(2 + len(decoders)))
 
     def begun(part: str) -> None:

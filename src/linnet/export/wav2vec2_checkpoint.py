@@ -6,6 +6,7 @@ are normalised.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def canonical_name(stored: str) -> str:
     if not stored.startswith(("wav2vec2.", "quantizer.", "project_", "lm_head.")):
         stored = f"wav2vec2.{stored}"
     return stored
+
+
+def is_wav2vec2(folder: Path) -> bool:
+    """Whether config.json in `folder` says so; False if there is none that can be read."""
+    try:
+        return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "wav2vec2")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def read_config(folder: Path) -> Wav2Vec2Config:
