@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_video import write_video
 
 from linnet.errors import ConfigError, MissingExtraError, VideoContentError
 from linnet.lips import read_mouth, smooth_boxes
+from test_video import write_video
 
 cv2 = pytest.importorskip("cv2")
 
