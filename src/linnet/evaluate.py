@@ -17,13 +17,13 @@ from typing import Literal
 from linnet.audio import FloatArray, read_audio
 from linnet.damage import Damage, make_damage
 from linnet.denoise import spectral_subtraction
-from linnet.errors import AudioError, ConfigError, LanguageError, LinnetError, MissingExtraError
+from linnet.errors import AudioError, ConfigError, LanguageError, LinnetError, MissingExtraError, VideoError
 from linnet.manifest import Utterance, read_manifest
 from linnet.metrics import cer, wer
 from linnet.noise import mix_at_snr
 from linnet.noise_source import NoiseSource, make_source
 from linnet.report import Report, Scored, make_report
-from linnet.runtime.base import Recognizer
+from linnet.runtime.base import AudioVisualRecognizer, Recognizer
 
 Progress = Callable[[float, float], None]
 FrontEnd = Literal["none", "spectral_subtraction"]
@@ -174,10 +174,12 @@ def _score(
     try:
         if isinstance(heard, LinnetError):
             raise heard
+        if isinstance(recognizer, AudioVisualRecognizer):
+            heard = _watched(recognizer, utterance, heard, rate_hz)
         hypothesis = recognizer.transcribe(heard, sample_rate_hz=rate_hz, language=language).text
     except (ConfigError, LanguageError):
         raise
-    except (AudioError, MissingExtraError) as problem:
+    except (AudioError, VideoError, MissingExtraError) as problem:
         error, usable = str(problem), False
     except Exception as problem:  # one clip must not cost the hours before it; the report names it
         error = f"{type(problem).__name__}: {problem}"
@@ -199,6 +201,19 @@ def _score(
         characters=cer(*texts, language=utterance.language) if left_out is None else None,
         processing_s=spent_s,
     )
+
+
+def _watched(
+    recognizer: AudioVisualRecognizer, utterance: Utterance, heard: Path | FloatArray, rate_hz: int
+) -> FloatArray:
+    """The samples, with the recogniser's eyes on the utterance's video, which may be a file of its own."""
+    video = utterance.video_path if recognizer.modality != "audio" else None
+    try:
+        recognizer.watch(video, audio_duration_s=utterance.duration_s)
+    except VideoError:
+        if recognizer.modality != "auto":
+            raise
+    return read_audio(heard, sample_rate_hz=rate_hz) if isinstance(heard, Path) else heard
 
 
 def _left_out(utterance: Utterance, usable: bool) -> str | None:

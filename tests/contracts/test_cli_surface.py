@@ -15,7 +15,7 @@ SURFACE = {
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "
-        "--corpora --limit --decoder --threads --seed --quiet"
+        "--corpora --limit --modality --decoder --threads --seed --quiet"
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass

@@ -25,6 +25,7 @@ def evaluate(
     language: str | None = None,
     corpora: tuple[str, ...] = (),
     limit: int | None = None,
+    modality: Literal["auto", "audio", "video", "both", "each"] = "auto",
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     threads: int | None = None,
     seed: int = 0,
@@ -45,6 +46,7 @@ def evaluate(
         language: Force this language instead of detecting it.
         corpora: Only these corpora of the manifest.
         limit: Only the first N utterances of each corpus.
+        modality: What an audio-visual model uses; each: both, audio and video, side by side.
         decoder: Which decoder of the bundle to use.
         threads: CPU threads; by default all cores.
         seed: Seed of noise and bootstrap.
@@ -54,22 +56,25 @@ def evaluate(
     from linnet.evaluate import evaluate as measure
     from linnet.progress import task_bar
     from linnet.report import Report, write_predictions, write_report
+    from linnet.runtime.base import with_modality
     from linnet.runtime.loader import load_model
 
     for target in (json, predictions):  # before the work, not after it
         if target is not None and not target.resolve().parent.is_dir():
             raise ConfigError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
-    def measured(name: str, cleaning: Literal["none", "spectral_subtraction"]) -> Report:
+    def measured(name: str, cleaning: Literal["none", "spectral_subtraction"], use: str = "auto") -> Report:
+        noisy = use != "video"  # what is seen is the same in any noise
         with as_bundle(name) as bundle:
             recognizer = load_model(bundle, decoder=decoder, threads=threads)
+            recognizer = with_modality(recognizer, use)
             try:
                 with task_bar("evaluate", quiet=quiet) as show:
                     return measure(
                         recognizer,
                         manifest,
-                        noise=noise,
-                        snr_db=snr_db,
-                        damage=damage,
+                        noise=noise if noisy else None,
+                        snr_db=snr_db if noisy else (),
+                        damage=damage if noisy else (),
                         front_end=cleaning,
                         seed=seed,
                         language=language,
@@ -80,7 +85,20 @@ def evaluate(
             finally:
                 recognizer.close()
 
-    report = measured(model, front_end)
+    if modality == "each":
+        from linnet.modalities import MODALITIES, modality_table, write_modalities
+
+        if baseline is not None or predictions is not None:
+            raise ConfigError("--modality each makes three reports; leave out --baseline and --predictions.")
+        reports = {use: measured(model, front_end, use) for use in MODALITIES}
+        sys.stdout.write(modality_table(reports))
+        if json is not None:
+            write_modalities(reports, json)
+        failures = {(one.id, one.error) for report in reports.values() for one in report.failures}
+        for name, error in sorted(failures, key=str):
+            say(f"linnet evaluate: {name}: {error}")
+        return 1 if failures else 0
+    report = measured(model, front_end, modality)
     if baseline is not None:
         report = compare(report, measured(baseline, "none"))
     sys.stdout.write(report.table())
