@@ -107,7 +107,8 @@ BSQ_TINY = BSQTrainConfig(
     average_weights=0.998,
     crop_s=1.5,
     batch_audio_s=8.0,
-    # At the reference's temperature of 1 the entropy term hardly acts, and ten tokens were left (docs/log.md).
+    # 0.83 per bit, and a weight of 1/15 of it: at the reference's 1 and 0.1 the entropy term hardly acts, and few
+    # tokens were left (docs/log.md).
     inverse_temperature=30.0,
     entropy_weight=2.0,
     stft_weight=0.1,
@@ -135,6 +136,8 @@ BSQ_9 = replace(
     shape=BSQConfig(bits=9, d_model=512, layers=6, heads=8, waveform_channels=384, waveform_layers=6),
     steps=200_000,
     warmup_steps=2000,
+    inverse_temperature=7.5,
+    entropy_weight=0.5,
     learning_rate=5e-4,
     dev_utterances=60,
     schedule="cosine",
@@ -154,12 +157,16 @@ BSQ_18 = replace(
     BSQ_9,
     summary="audio tokenizer, 18 bits at 50 tokens/s = 900 bit/s",
     shape=BSQConfig(bits=18, d_model=768, layers=12, heads=12, waveform_channels=512, waveform_layers=8),
+    inverse_temperature=15.0,
+    entropy_weight=1.0,
     learning_rate=3e-4,
 )
 BSQ_36 = replace(
     BSQ_9,
     summary="audio tokenizer, 36 bits at 50 tokens/s = 1800 bit/s",
     shape=BSQConfig(bits=36, d_model=1024, layers=24, heads=16, waveform_channels=512, waveform_layers=8),
+    inverse_temperature=30.0,
+    entropy_weight=2.0,
     learning_rate=2e-4,
     gradient_checkpointing=True,
 )
@@ -167,6 +174,8 @@ BSQ_MUSIC = replace(
     BSQ_18,
     summary="audio tokenizer for music, 44.1 kHz, 36 bits at 50 tokens/s = 1800 bit/s",
     shape=replace(BSQ_18.shape, features=MUSIC, bits=36),
+    inverse_temperature=30.0,
+    entropy_weight=2.0,
 )
 BSQ_ENVIRONMENT = replace(
     BSQ_18,
