@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from linnet.export.qwen3_asr_adapter import AdapterConfig
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.manifest import Utterance, write_manifest
 from linnet.models.presets import ADAPTER
+from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.memory import make_plan
 
 RATE_HZ, SEED = 16_000, 0
@@ -70,7 +72,7 @@ def main() -> None:
         print(f"{loss:8} {site:15} {audio_s:5.0f} s  measured {peak / 1e6:7.0f} MB  plan {plan.total / 1e6:7.0f} MB")
 
 
-def config_for(loss, site, audio_s, **fields):  # type: ignore[no-untyped-def]
+def config_for(loss: Any, site: str, audio_s: float, **fields: Any) -> AdapterTrainConfig:
     """The training of one case."""
     adapter = AdapterConfig(mode="gate", bottleneck=128, sites=(site,))
     return replace(

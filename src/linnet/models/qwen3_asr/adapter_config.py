@@ -46,6 +46,9 @@ class AdapterTrainConfig(TrainConfig):
     snr_db: tuple[float, float] = (-5.0, 20.0)
     reverb_probability: float = 0.2
     rt60_s: tuple[float, float] = (0.2, 0.8)
+    noise_seed: int = 0
+    """Decides which noise a clip gets in which epoch; `seed` decides the rest, so runs of other seeds share a cache."""
+
     cached_variants: int = 0
     """Compute what lies below the first adapter once, for so many noisy variants of every clip, and train from disk;
     0 draws new noise at every step."""

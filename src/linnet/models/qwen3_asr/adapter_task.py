@@ -163,7 +163,11 @@ class AdapterTask:
         utterances, clips = [utterances[i] for i in kept], _Chosen(clips, kept)
         noise = noise_only(config.noise_probability, config.snr_db, config.reverb_probability, config.rt60_s)
         pairs = NoisyPairs(
-            utterances, clips, augment=noise, noise_manifests=config.noise_manifests, seed=config.seed if train else 0
+            utterances,
+            clips,
+            augment=noise,
+            noise_manifests=config.noise_manifests,
+            seed=config.noise_seed + (not train),
         )
         dataset: NoisyPairs | CachedPairs = pairs
         if config.cached_variants:

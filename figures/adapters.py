@@ -1,0 +1,139 @@
+"""Figures of the adapter experiments, from their results alone: robustness, bottleneck, placement, loss, memory.
+
+    python figures/adapters.py [--results results] [--out docs/images]
+
+Each is written as PNG and PDF; a figure whose result is not there is left out and named. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+DIGITS, SENTENCES = "fsdd", "speechocean762"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 150}
+    for name, draw in (
+        ("noise_robustness", robustness),
+        ("adapter_bottleneck", bottleneck),
+        ("adapter_placement", bars),
+        ("adapter_loss", bars),
+        ("adapter_memory", memory),
+    ):
+        path = options.results / f"{name}.json"
+        if not path.exists():
+            sys.stderr.write(f"{path} is not there; {name} is left out\n")
+            continue
+        figure = draw(json.loads(path.read_text()))
+        for ending in ("png", "pdf"):
+            metadata = {"CreationDate": None} if ending == "pdf" else None
+            figure.savefig(options.out / f"{name}.{ending}", bbox_inches="tight", metadata=metadata)
+        plt.close(figure)
+        sys.stdout.write(f"{options.out / name}.png\n")
+
+
+def robustness(result: dict[str, Any]) -> plt.Figure:
+    """Distance to the clean features and digit errors per condition, one line of dots per system."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    systems = [system["name"] for system in result["systems"] if result["seeds_done"][system["name"]]]
+    for axis, corpus, key, title in (
+        (axes[0], DIGITS, "distance", "digits: distance to clean features"),
+        (axes[1], SENTENCES, "distance", "sentences: distance to clean features"),
+        (axes[2], DIGITS, "cer", "digits: CER minus base, points (95 %)"),
+    ):
+        rows = [row for row in result["rows"] if row["corpus"] == corpus]
+        conditions = list(dict.fromkeys(row["condition"] for row in rows))
+        for place, name in enumerate(systems):
+            own = [next(row for row in rows if (row["system"], row["condition"]) == (name, c)) for c in conditions]
+            x = np.arange(len(own)) + 0.09 * (place - len(systems) / 2)
+            if key == "distance":
+                values = np.array([np.mean(row[key]) for row in own])
+                spread = np.array([[v - min(r[key]), max(r[key]) - v] for v, r in zip(values, own, strict=True)]).T
+            else:
+                values = 100 * np.array([row["difference"] for row in own])
+                spread = 100 * np.array([[r["difference"] - r["low"], r["high"] - r["difference"]] for r in own]).T
+            axis.errorbar(x, values, np.abs(spread), fmt="o", markersize=3, linewidth=1, label=name)
+        if key == "distance":
+            bases = [next(r["base_distance"] for r in rows if r["condition"] == c) for c in conditions]
+            axis.plot(range(len(bases)), bases, "k_", markersize=14, label="base")
+        else:
+            axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(conditions)), conditions, rotation=40, ha="right")
+        axis.set_title(title)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def bottleneck(result: dict[str, Any]) -> plt.Figure:
+    """ΔCER in noise against the encoder's extra time."""
+    figure, axis = plt.subplots(figsize=(4.5, 3.4))
+    for system in result["systems"]:
+        rows = [r for r in result["rows"] if r["system"] == system["name"] and "cer" in r and r["condition"] != "clean"]
+        if not rows:
+            continue
+        delta = 100 * np.mean([np.mean(row["cer"]) - row["base_cer"] for row in rows])
+        axis.plot(100 * result.get("overhead", {}).get(system["name"], np.nan), delta, "o")
+        axis.annotate(f" {system['name']} ({system['parameters'] / 1e3:.0f} k)",
+                      (100 * result.get("overhead", {}).get(system["name"], 0), delta), fontsize=8)  # fmt: skip
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="encoder time over the base, %", ylabel="mean ΔCER in noise, points")
+    return figure
+
+
+def bars(result: dict[str, Any]) -> plt.Figure:
+    """Clean cost and gain in noise per system; dots are seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    names = [system["name"] for system in result["systems"] if result["seeds_done"][system["name"]]]
+    for axis, key, title in ((axes[0], "distance", "distance to clean features"), (axes[1], "cer", "digit CER")):
+        for shift, clean in ((-0.2, True), (0.2, False)):
+            rows = [[r for r in result["rows"] if r["system"] == name and key in r
+                     and (r["condition"] == "clean") == clean] for name in names]  # fmt: skip
+            per_seed = [np.mean([row[key] for row in own], axis=0) for own in rows]
+            x = np.arange(len(names)) + shift
+            axis.bar(x, [seeds.mean() for seeds in per_seed], 0.36, label="clean" if clean else "noise")
+            for place, seeds in zip(x, per_seed, strict=True):
+                axis.plot([place] * len(seeds), seeds, "k.", markersize=3)
+            base = np.mean([row[f"base_{key}"] for row in rows[0]])
+            axis.axhline(base, color="C0" if clean else "C1", linestyle=":", linewidth=1)
+        axis.set_xticks(range(len(names)), names)
+        axis.set_title(f"{title} (dotted: base)")
+    axes[0].legend()
+    return figure
+
+
+def memory(result: dict[str, Any]) -> plt.Figure:
+    """Measured peak beside the plan's parts."""
+    figure, axis = plt.subplots(figsize=(6.5, 3.2))
+    labels, parts = [], ("baseline", "weights", "adapter", "gradients", "optimizer", "activations")
+    for place, case in enumerate(result["cases"]):
+        bottom = 0.0
+        for index, part in enumerate(parts):
+            size = case["plan"][part] / 1e6
+            axis.barh(place - 0.2, size, 0.36, left=bottom, color=f"C{index}", label=part if place == 0 else None)
+            bottom += size
+        axis.barh(place + 0.2, case["peak_bytes"] / 1e6, 0.36, color="black", label="measured" if place == 0 else None)
+        labels.append(f"{case['checkpoint']}, {case['loss']}, {case['site']}, {case['audio_s']:.0f} s")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xlabel("MB")
+    axis.legend(fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
