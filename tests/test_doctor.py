@@ -14,7 +14,7 @@ from fake_recognizer import FakeRecognizer
 from linnet import doctor, environment
 from linnet.audio import write_audio
 from linnet.environment import memory_gib, processor, provenance
-from linnet.errors import BundleNotFoundError
+from linnet.errors import BundleNotFoundError, ConfigError
 
 
 @pytest.fixture
@@ -125,3 +125,15 @@ def test_container_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_provenance_is_plain_json() -> None:
     found = provenance()
     assert json.loads(json.dumps(found)) == found and found["versions"]["numpy"] == np.__version__
+
+
+def test_devices_are_tested_and_never_make_the_machine_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def disagrees(bundle: object, device: str) -> None:
+        if device == "cuda":
+            raise ConfigError("Device 'cuda' is disabled: the worst frame")
+
+    monkeypatch.setattr(doctor, "available", lambda: ("cpu", "cuda", "coreml"))
+    monkeypatch.setattr(doctor, "check_device", disagrees)
+    cuda, coreml = doctor._devices()
+    assert (cuda.name, cuda.ok, cuda.required) == ("device cuda", False, False) and "disabled" in cuda.detail
+    assert (coreml.name, coreml.ok) == ("device coreml", True)

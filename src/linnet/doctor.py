@@ -15,7 +15,8 @@ import linnet
 from linnet.bundle import read_bundle, verify_files
 from linnet.environment import Processor, commit, memory_gib, processor, version
 from linnet.errors import LinnetError
-from linnet.runtime.loader import EMBEDDED, load_model, resolve
+from linnet.runtime.loader import EMBEDDED, check_device, load_model, resolve
+from linnet.runtime.providers import available
 
 SAMPLE = Path(__file__).parent / "assets" / "sample.flac"
 _REQUIRED = ("numpy", "onnxruntime", "onnx", "soundfile", "soxr", "tokenizers", "tyro", "rich", "jiwer",
@@ -100,7 +101,7 @@ def examine() -> Diagnosis:
         platform=platform.platform(terse=True),
         processor=processor(),
         memory_gib=memory_gib(),
-        checks=(_packages(), *_decoders(), *_extras(), _nano(), _transcription()),
+        checks=(_packages(), *_decoders(), *_devices(), *_extras(), _nano(), _transcription()),
     )
 
 
@@ -127,6 +128,24 @@ def _decoders() -> list[Check]:
         else:
             detail = f"{module} {loaded.__version__}"
             checks.append(Check(name=name, ok=True, detail=detail, required=required))
+    return checks
+
+
+def _devices() -> list[Check]:
+    """Accelerators that ONNX Runtime was built for, each after a self-test of the embedded model's encoder."""
+    try:
+        devices = [device for device in available() if device != "cpu"]
+    except Exception:  # ONNX Runtime itself is broken, which the check of the decoders says
+        return []
+    checks = []
+    for device in devices:
+        try:
+            check_device(read_bundle(resolve(EMBEDDED)), device)
+        except Exception as error:  # drivers fail in their own ways, and finding out is the point
+            checks.append(Check(name=f"device {device}", ok=False, detail=str(error), required=False))
+        else:
+            detail = "agrees with the CPU in the self-test"
+            checks.append(Check(name=f"device {device}", ok=True, detail=detail, required=False))
     return checks
 
 

@@ -11,11 +11,12 @@ from linnet import cli
 
 SURFACE = {
     "transcribe": (
-        "AUDIO --model --format --output-dir --language --context --decoder --attention --modality --threads --live --json --quiet"
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --modality --threads --device "
+        "--gpu-layers --live --json --quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "
-        "--corpora --limit --modality --decoder --threads --seed --quiet"
+        "--corpora --limit --modality --decoder --threads --device --gpu-layers --seed --quiet"
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass

@@ -28,7 +28,9 @@ def test_evaluate_is_a_module_with_a_function_of_that_name() -> None:
 
 
 def test_load_model_takes_these_parameters() -> None:
-    assert list(inspect.signature(linnet.load_model).parameters) == ["name_or_path", "decoder", "threads", "attention"]
+    assert list(inspect.signature(linnet.load_model).parameters) == [
+        *("name_or_path", "decoder", "threads", "attention", "device", "gpu_layers")
+    ]
 
 
 def test_evaluate_takes_these_parameters() -> None:

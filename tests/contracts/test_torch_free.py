@@ -17,12 +17,13 @@ TORCH_FREE = [
     "linnet",
     *("linnet." + name for name in (
         "audio", "bundle", "cli", "codes", "ctc", "doctor", "environment", "errors", "evaluate", "features", "info", "live",
-        "manifest", "metrics", "noise", "noise_source", "progress", "range_coder", "report", "results", "text", "transcribe",
+        "manifest", "metrics", "noise", "noise_source", "progress", "pull", "range_coder", "report", "results", "text", "transcribe",
         "writers",
     )),
     *(f"linnet.runtime.{module.name}" for module in pkgutil.iter_modules(linnet.runtime.__path__)),
     *(f"linnet.export.{module.name}" for module in pkgutil.iter_modules(linnet.export.__path__)),
     *(f"linnet.server.{module.name}" for module in pkgutil.iter_modules(linnet.server.__path__)),
+    "linnet.hub.download",
     "linnet.data.prepare",
     "linnet.models.presets",  # `linnet train --help` has to work for those who still have to install torch
 ]  # fmt: skip

@@ -136,13 +136,19 @@ def test_files_of_any_size_are_hashed(small: Bundle, monkeypatch: pytest.MonkeyP
     ("encoder", {"min_frame_cosine": 0.9}),
     ("decoder.onnx", {"kl": 9.0, "token_exact": 1.0}),
     ("decoder.onnx", {"kl": float("nan"), "token_exact": 1.0}),
-    ("decoder.onnx", {"kl": 0.0, "token_exact": 0.1}),
 ])  # fmt: skip
 def test_each_limit_names_the_part_and_the_way_out(part: str, figures: dict[str, float]) -> None:
     for (limited, precision), limit in LIMITS.items():
         if limited == part:
             (failure,) = judge({part: precision}, {part: figures})
             assert failure.startswith(f"{part} at {precision}: ") and limit.instead in failure
+
+
+def test_without_rounding_the_tokens_have_to_be_the_same() -> None:
+    figures = {"decoder.onnx": {"kl": 0.0, "token_exact": 0.9}}
+    (failure,) = judge({"decoder.onnx": "fp32"}, figures)
+    assert "90.0% of the tokens are the same, at least 99% is asked" in failure
+    assert list(judge({"decoder.onnx": "int8"}, figures)) == []
 
 
 def test_the_table_has_a_limit_for_every_precision_on_offer() -> None:

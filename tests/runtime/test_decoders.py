@@ -293,3 +293,21 @@ def test_missing_and_foreign_files_are_named(load: Load, path: Path, tmp_path: P
     (tmp_path / f"{path.name}.data").write_bytes(b"")
     with pytest.raises(BundleCorruptError, match=path.name):
         loader(tmp_path / path.name)
+
+
+def test_a_gguf_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "llama.gguf", "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(BundleCorruptError, match=r"architecture 'llama'; accepted: 'qwen3'"):
+        LlamaDecoder(tmp_path / "llama.gguf")
+    whole = (tmp_path / "llama.gguf").read_bytes()
+    for damaged in (b"", b"GGUF", whole[:40], b"\0" * 100):
+        (tmp_path / "damaged.gguf").write_bytes(damaged)
+        with pytest.raises(BundleCorruptError, match="is not a GGUF file that can be read"):
+            LlamaDecoder(tmp_path / "damaged.gguf")

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
-from linnet.errors import BundleCorruptError
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.encoder import Attention, Encoder, clip_features
 from linnet.runtime.loader import DecoderChoice, open_decoder
@@ -73,7 +72,7 @@ def record(bundle: Bundle, clips: Sequence[FloatArray], *, threads: int | None =
     """Have the reference bundle listen to `clips` (samples at the model's rate) and answer greedily."""
     from tokenizers import Tokenizer
 
-    config = _config(bundle)
+    config = Qwen3ASRConfig.from_bundle(bundle.model)
     tokenizer = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
     prompt = build_prompt(tokenizer, 0)
     mels = [clip_features(clip, bundle.features) for clip in clips]
@@ -93,7 +92,7 @@ def hear(
     bundle: Bundle, mels: Sequence[FloatArray], attention: Attention, *, threads: int | None = None
 ) -> list[FloatArray]:
     """Encoder outputs [T, O] of log-mels."""
-    encoder = Encoder(bundle.path, _config(bundle), attention=attention, threads=threads)
+    encoder = Encoder(bundle.path, Qwen3ASRConfig.from_bundle(bundle.model), attention=attention, threads=threads)
     try:
         return [encoder(mel) for mel in mels]
     finally:
@@ -179,16 +178,6 @@ def _opened(bundle: Bundle, kind: DecoderChoice, threads: int | None) -> Iterato
         yield decoder
     finally:
         decoder.close()
-
-
-def _config(bundle: Bundle) -> Qwen3ASRConfig:
-    numbers = dict(bundle.model)
-    try:
-        return Qwen3ASRConfig(**numbers | {"eos_token_ids": tuple(numbers["eos_token_ids"])})
-    except (KeyError, TypeError) as problem:
-        raise BundleCorruptError(
-            f"Bundle {bundle.path}: the model's numbers are not those of Qwen3-ASR ({problem}). Export it again."
-        ) from problem
 
 
 def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

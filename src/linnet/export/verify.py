@@ -47,14 +47,17 @@ class Limit:
     """A larger one whose interval excludes zero fails."""
 
 
-_EIGHT = {"max_kl": 0.02, "min_token_exact": 0.9, "max_wer_difference": 0.01}
-_FOUR = {"max_kl": 0.2, "min_token_exact": 0.7, "max_wer_difference": 0.03}
+# Measured with int8 and int4: .0020 and .067 nats on a 0.6B of random weights (the worst case: its logits are nearly
+# flat, so that a tenth of the int4 tokens are the same), .00014 and .0033 on nano. Tokens are asked for only where
+# nothing is rounded to integers.
+_EIGHT = {"max_kl": 0.02, "max_wer_difference": 0.01}
+_FOUR = {"max_kl": 0.2, "max_wer_difference": 0.03}
 _FLOAT = {"max_kl": 1e-4, "min_token_exact": 0.99, "max_wer_difference": 0.005}
 LIMITS: Mapping[tuple[str, str], Limit] = MappingProxyType(
     {
         ("encoder", "fp32"): Limit(min_frame_cosine=0.9999, instead="Convert again: fp32 loses nothing."),
-        ("encoder", "int8-careful"): Limit(min_frame_cosine=0.99, instead="Try --encoder fp32."),
-        ("encoder", "int8"): Limit(min_frame_cosine=0.98, instead="Try --encoder int8-careful."),
+        ("encoder", "int8-careful"): Limit(min_frame_cosine=0.995, instead="Try --encoder fp32."),
+        ("encoder", "int8"): Limit(min_frame_cosine=0.99, instead="Try --encoder int8-careful."),
         ("decoder.onnx", "fp32"): Limit(**_FLOAT, instead="Convert again: fp32 loses nothing."),
         ("decoder.onnx", "int8-careful"): Limit(**_EIGHT, instead="Try --decoder fp32."),
         ("decoder.onnx", "int8"): Limit(**_EIGHT, instead="Try --decoder int8-careful."),

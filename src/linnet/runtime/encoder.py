@@ -9,17 +9,15 @@ Shapes: M mel bands, F mel frames, T tokens (13 per full chunk), D encoder width
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.errors import BundleCorruptError, ConfigError
+from linnet.errors import ConfigError
 from linnet.features import FeatureSpec, log_mel
+from linnet.runtime.providers import open_session
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 FloatArray = npt.NDArray[np.float32]
 Attention = Literal["windowed", "full"]
@@ -43,13 +41,17 @@ class Encoder:
         *,
         attention: Attention = "windowed",
         threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
-        """Open `encoder_conv.onnx` and `encoder.onnx` in `folder`; `threads` None means all physical cores."""
+        """Open `encoder_conv.onnx` and `encoder.onnx` in `folder`; `threads` None means all physical cores.
+
+        `device` is one of `providers.PROVIDERS`; raises ConfigError if it is not there.
+        """
         if attention not in ("windowed", "full"):
             raise ConfigError(f"Unknown attention {attention!r}; accepted: 'windowed' (the default), 'full'.")
         self._config, self._attention = config, attention
-        self._conv: Any = _open(folder / "encoder_conv.onnx", threads)
-        self._transformer: Any = _open(folder / "encoder.onnx", threads)
+        self._conv: Any = open_session(folder / "encoder_conv.onnx", threads=threads, device=device)
+        self._transformer: Any = open_session(folder / "encoder.onnx", threads=threads, device=device)
 
     def __call__(self, mel: FloatArray) -> FloatArray:
         """Audio embeddings [T, O] of one clip's log-mel [M, F]; F ≥ 1."""
@@ -90,16 +92,3 @@ class Encoder:
         """Embeddings [windows, T, O] of hidden states [windows, T, D]."""
         audio: FloatArray = self._transformer.run(None, {"hidden": windows})[0]
         return audio
-
-
-def _open(path: Path, threads: int | None) -> ort.InferenceSession:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    # The decoder's threads wait busily; a second pool that does so too takes the cores from it.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # onnxruntime's own exceptions share no public base class
-        raise BundleCorruptError(f"ONNX Runtime cannot load {path}: {problem}. Export or pull it again.") from problem

@@ -22,6 +22,7 @@ import numpy as np
 from linnet.errors import BundleCorruptError, BundleNotFoundError, ConfigError, MissingExtraError
 from linnet.runtime.decoder import FloatArray, Prefilled
 from linnet.runtime.gguf_table import GgufFile
+from linnet.runtime.providers import check_gpu_build
 from linnet.runtime.slots import Slots, check_tokens
 
 ARCHITECTURE = "qwen3"
@@ -38,7 +39,7 @@ class LlamaDecoder:
         path: Path,
         *,
         threads: int | None = None,
-        gpu_layers: int = -1,
+        gpu_layers: int = 0,
         max_slots: int = 8,
         max_length: int = 4096,
     ) -> None:
@@ -46,8 +47,8 @@ class LlamaDecoder:
 
         `threads` is the number of cores to use (None: all but one; its threads wait busily for each other, and with a
         core taken away by other work, steps take three times as long on all as on all but one); `gpu_layers` how many
-        layers go to a GPU, if the build has one (−1: all). Raises MissingExtraError without `linnet[gguf]`,
-        BundleNotFoundError, or BundleCorruptError if llama.cpp cannot load the file.
+        layers go to a GPU (−1: all). Raises MissingExtraError without `linnet[gguf]`, ConfigError for GPU layers in a
+        build without a GPU, BundleNotFoundError, or BundleCorruptError if llama.cpp cannot load the file.
         """
         try:
             from llama_cpp import llama_cpp as api
@@ -55,6 +56,8 @@ class LlamaDecoder:
             raise MissingExtraError("The GGUF decoder", "gguf", "llama-cpp-python") from missing
         if not path.is_file():
             raise BundleNotFoundError(f"No {path.name} in {path.parent}. Export or pull the model again.")
+        if gpu_layers:
+            check_gpu_build(api)
         self._api: Any = api
         self._threads = threads or max(1, _usable_cores() - 1)
         self._context: Any = None

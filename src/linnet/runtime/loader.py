@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from linnet.bundle import DESCRIPTION, Bundle, read_bundle
 from linnet.errors import BundleError, BundleNotFoundError, ConfigError
 from linnet.runtime.base import Recognizer
-from linnet.runtime.decoder import Decoder
+from linnet.runtime.decoder import Decoder, FloatArray
+from linnet.runtime.providers import Device, check_encoder, check_gpu_layers
 
 if TYPE_CHECKING:
     from linnet.runtime.bsq import BSQCodec
@@ -27,11 +28,15 @@ def load_model(
     decoder: DecoderChoice = "auto",
     threads: int | None = None,
     attention: Attention = "windowed",
+    device: Device = "cpu",
+    gpu_layers: int = 0,
 ) -> Recognizer:
     """Open a recogniser: `nano` (embedded), a pulled model's name, or a bundle folder.
 
     `decoder` picks the text decoder of a bundle that carries several (auto: onnx, else gguf); `threads` is the number
-    of cores to use (None: all physical ones); `attention` is the audio encoder's. Raises BundleError or ConfigError.
+    of cores to use (None: all physical ones); `attention` is the audio encoder's. `device` runs the encoder and
+    `gpu_layers` (−1: all) of a GGUF decoder go to a GPU, once a self-test has shown that they agree with the CPU.
+    Raises BundleError, or ConfigError, which says why a device is disabled.
     """
     bundle = read_bundle(resolve(name_or_path))
     if bundle.family not in _FAMILIES:
@@ -39,6 +44,12 @@ def load_model(
             f"Bundle {bundle.path} is of family {bundle.family!r}; this Linnet recognises speech with: "
             f"{', '.join(_FAMILIES)}. Choose another bundle, or upgrade: pip install --upgrade linnet"
         )
+    if device != "cpu" or gpu_layers:
+        if bundle.family != "qwen3_asr":
+            raise ConfigError(
+                f"Bundle {bundle.path} of family {bundle.family!r} runs on the CPU; leave device and GPU layers out."
+            )
+        return _load_qwen3_asr(bundle, decoder, threads, attention, device, gpu_layers)
     return _FAMILIES[bundle.family](bundle, decoder, threads, attention)
 
 
@@ -77,7 +88,7 @@ def resolve(name_or_path: str | Path) -> Path:
     state = "is a folder without bundle.json" if path.is_dir() else "is neither a folder nor a model that is here"
     raise BundleNotFoundError(
         f"No model {name!r}: it {state}. Accepted: a bundle folder (as `linnet export` writes it) or one of: "
-        f"{', '.join(names) or 'none yet'}. Make one of a Qwen3-ASR checkpoint with: linnet export"
+        f"{', '.join(names) or 'none yet'}. Get one with: linnet pull Qwen/Qwen3-ASR-0.6B"
     )
 
 
@@ -88,7 +99,8 @@ def models_folder() -> Path:
 
 
 def _bundles(folder: Path) -> list[Path]:
-    return [*folder.glob(f"*/{DESCRIPTION}"), *folder.glob(f"*/*/{DESCRIPTION}")]
+    found = [*folder.glob(f"*/{DESCRIPTION}"), *folder.glob(f"*/*/{DESCRIPTION}")]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _load_avsr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
@@ -97,12 +109,37 @@ def _load_avsr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, atte
     return AVSRRecognizer(bundle, threads=threads)
 
 
-def _load_qwen3_asr(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
+def _load_qwen3_asr(
+    bundle: Bundle,
+    decoder: DecoderChoice,
+    threads: int | None,
+    attention: Attention,
+    device: str = "cpu",
+    gpu_layers: int = 0,
+) -> Recognizer:
     from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
 
-    return Qwen3ASRRecognizer(
-        bundle, open_decoder(bundle, decoder, threads=threads), threads=threads, attention=attention
-    )
+    if device != "cpu":
+        check_device(bundle, device, threads=threads)
+    opened = open_decoder(bundle, decoder, threads=threads, gpu_layers=gpu_layers)
+    return Qwen3ASRRecognizer(bundle, opened, threads=threads, attention=attention, device=device)
+
+
+def check_device(bundle: Bundle, device: str, *, threads: int | None = None) -> None:
+    """Self-test of the bundle's encoder on a device; raises ConfigError with the reason if it cannot be used."""
+    from linnet.runtime.encoder import Encoder, clip_features
+    from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
+
+    config = Qwen3ASRConfig.from_bundle(bundle.model)
+
+    def hear(where: str, samples: FloatArray) -> FloatArray:
+        encoder = Encoder(bundle.path, config, threads=threads, device=where)
+        try:
+            return encoder(clip_features(samples, bundle.features))
+        finally:
+            encoder.close()
+
+    check_encoder(hear, device)
 
 
 def _load_wav2vec2(bundle: Bundle, decoder: DecoderChoice, threads: int | None, attention: Attention) -> Recognizer:
@@ -113,18 +150,35 @@ def _load_wav2vec2(bundle: Bundle, decoder: DecoderChoice, threads: int | None, 
     return Wav2Vec2Recognizer(bundle, threads=threads)
 
 
-def open_decoder(bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int | None = None) -> Decoder:
-    """The bundle's text decoder; MissingExtraError if it is GGUF and llama.cpp is not installed."""
+def open_decoder(
+    bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int | None = None, gpu_layers: int = 0
+) -> Decoder:
+    """The bundle's text decoder; MissingExtraError if it is GGUF and llama.cpp is not installed.
+
+    ConfigError if `gpu_layers` cannot be or disagree with the CPU.
+    """
     if choice not in ("auto", "onnx", "gguf"):
         raise ConfigError(f"Unknown decoder {choice!r}; accepted: 'auto', 'onnx', 'gguf'.")
-    if choice == "onnx" or (choice == "auto" and bundle.has("decoder.onnx")):
+    if choice == "onnx" or (choice == "auto" and bundle.has("decoder.onnx") and not gpu_layers):
+        if gpu_layers:
+            raise ConfigError("The ONNX decoder runs on the CPU; GPU layers need --decoder gguf.")
         from linnet.runtime.onnx_decoder import OnnxDecoder
 
         return OnnxDecoder(bundle.file("decoder.onnx"), threads=threads)
     path = bundle.file("decoder.gguf")
     from linnet.runtime.llama import LlamaDecoder
 
-    return LlamaDecoder(path, threads=threads)
+    decoder = LlamaDecoder(path, threads=threads, gpu_layers=gpu_layers)
+    if gpu_layers:
+        reference = LlamaDecoder(path, threads=threads, gpu_layers=0, max_slots=1)
+        try:
+            check_gpu_layers(reference, decoder, gpu_layers)
+        except ConfigError:
+            decoder.close()
+            raise
+        finally:
+            reference.close()
+    return decoder
 
 
 _FAMILIES: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {

@@ -116,14 +116,15 @@ class Qwen3ASRRecognizer:
         *,
         threads: int | None = None,
         attention: Attention = "windowed",
+        device: str = "cpu",
         max_batch: int = 8,
         max_cut_s: float = MAX_CUT_S,
         detector: Detector | None = None,
     ) -> None:
         """Open the bundle's encoder and tokenizer; `decoder` comes opened and is closed with the recogniser.
 
-        `max_batch` cuts of at most `max_cut_s` seconds are decoded at the same time. `detector` replaces the voice
-        activity detector. Raises BundleError if bundle and decoder do not fit together.
+        `device` runs the encoder. `max_batch` cuts of at most `max_cut_s` seconds are decoded at the same time.
+        `detector` replaces the voice activity detector. Raises BundleError if bundle and decoder do not fit together.
         """
         self.bundle = bundle
         self._config = _read_config(bundle)
@@ -136,7 +137,7 @@ class Qwen3ASRRecognizer:
             )
         bundle.file("encoder_conv.onnx")  # listed, and so checked when the bundle was opened
         encoder_folder = bundle.file("encoder.onnx").parent
-        self._encoder = Encoder(encoder_folder, self._config, attention=attention, threads=threads)
+        self._encoder = Encoder(encoder_folder, self._config, attention=attention, threads=threads, device=device)
         self._decoder, self._detector = decoder, detector
         self._drafter = Drafter(bundle.features, self._config, self._tokenizer, self._encoder, decoder, attention)
         self._max_batch, self._max_cut_s = max_batch, max_cut_s

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from linnet.errors import CheckpointError
+from linnet.errors import BundleCorruptError, CheckpointError
 
 CHUNK_FRAMES = 100  # 2 · n_window mel frames (1 s) pass the convolutions alone
 
@@ -63,6 +63,16 @@ class Qwen3ASRConfig:
         for _ in range(3):
             frames = (frames + 1) // 2
         return frames
+
+    @classmethod
+    def from_bundle(cls, numbers: Mapping[str, Any]) -> Qwen3ASRConfig:
+        """The numbers that a bundle stores as `model`; raises BundleCorruptError if they are others."""
+        try:
+            return cls(**{**numbers, "eos_token_ids": tuple(numbers["eos_token_ids"])})
+        except (KeyError, TypeError) as problem:
+            raise BundleCorruptError(
+                f"The bundle's numbers are not those of Qwen3-ASR ({problem}). Export it again."
+            ) from problem
 
     @classmethod
     def from_checkpoint(

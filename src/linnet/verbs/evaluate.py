@@ -28,6 +28,8 @@ def evaluate(
     modality: Literal["auto", "audio", "video", "both", "each"] = "auto",
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     threads: int | None = None,
+    device: Literal["cpu", "cuda", "directml", "coreml"] = "cpu",
+    gpu_layers: int = 0,
     seed: int = 0,
     quiet: bool = False,
 ) -> int:
@@ -49,6 +51,8 @@ def evaluate(
         modality: What an audio-visual model uses; each: both, audio and video, side by side.
         decoder: Which decoder of the bundle to use.
         threads: CPU threads; by default all cores.
+        device: Where the encoder runs; refused with the reason if its self-test differs from the CPU.
+        gpu_layers: Layers of a GGUF decoder on the GPU, -1 for all; refused likewise.
         seed: Seed of noise and bootstrap.
         quiet: No progress on stderr.
     """
@@ -62,10 +66,11 @@ def evaluate(
     for target in (json, predictions):  # before the work, not after it
         if target is not None and not target.resolve().parent.is_dir():
             raise ConfigError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+
     def measured(name: str, cleaning: Literal["none", "spectral_subtraction"], use: str = "auto") -> Report:
         noisy = use != "video"  # what is seen is the same in any noise
         with as_bundle(name) as bundle:
-            recognizer = load_model(bundle, decoder=decoder, threads=threads)
+            recognizer = load_model(bundle, decoder=decoder, threads=threads, device=device, gpu_layers=gpu_layers)
             recognizer = with_modality(recognizer, use)
             try:
                 with task_bar("evaluate", quiet=quiet) as show:

@@ -23,6 +23,8 @@ def transcribe(
     attention: Literal["windowed", "full"] = "windowed",
     modality: Literal["auto", "audio", "video", "both"] = "auto",
     threads: int | None = None,
+    device: Literal["cpu", "cuda", "directml", "coreml"] = "cpu",
+    gpu_layers: int = 0,
     live: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -43,6 +45,8 @@ def transcribe(
         attention: Encoder attention: windowed (8 s, default) or full.
         modality: What an audio-visual model uses: auto (what the file has), audio, video, or both.
         threads: CPU threads; by default all cores.
+        device: Where the encoder runs; refused with the reason if its self-test differs from the CPU.
+        gpu_layers: Layers of a GGUF decoder on the GPU, -1 for all; refused likewise.
         live: Transcribe while somebody speaks: the microphone, or raw PCM (s16le, mono, 16 kHz) with - for stdin.
         json: Print one JSON line per recording (text, segments, timings, speed) instead of the text.
         quiet: No progress on stderr, and with --live no partial texts.
@@ -52,7 +56,9 @@ def transcribe(
     from linnet.transcribe import transcribe_files
 
     def load() -> Recognizer:
-        return load_model(model, decoder=decoder, threads=threads, attention=attention)
+        return load_model(
+            model, decoder=decoder, threads=threads, attention=attention, device=device, gpu_layers=gpu_layers
+        )
 
     if live:
         if audio not in ((), ("-",)) or format != "txt" or output_dir is not None:
