@@ -54,7 +54,7 @@ def main() -> None:
         if (options.checkpoint.name, loss, site, audio_s) in done:
             continue
         command = [sys.executable, __file__, str(options.checkpoint), "--case", str(number)]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # errors stay visible
         peak = int(found.stdout.split()[-1])
         plan = make_plan(config_for(loss, site, audio_s), read_config(options.checkpoint), audio_s)
         case = {

@@ -228,7 +228,7 @@ def tested(path: Path, asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip]) -> 
                 heard = asr.audio_tower([torch.from_numpy(clip.heard) for clip in chosen])
                 with base_only(asr):
                     target = asr.audio_tower([torch.from_numpy(clip.clean) for clip in chosen])
-            texts = decoded(asr, tokenizer, chosen, heard) if corpus == DIGITS else [None] * len(chosen)
+            texts = decoded(asr, tokenizer, heard) if corpus == DIGITS else [None] * len(chosen)
             for clip, ours, theirs, text in zip(chosen, heard, target, texts, strict=True):
                 found = None if text is None else cer([clip.text], [text], language="en")
                 records.append({
@@ -243,15 +243,10 @@ def tested(path: Path, asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip]) -> 
     return loaded
 
 
-def decoded(asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip], audio: Sequence[Tensor]) -> list[str]:
+def decoded(asr: Qwen3ASR, tokenizer: Any, audio: Sequence[Tensor]) -> list[str]:
     """Greedy answers from encoder outputs that are already there."""
     prompts = [build_prompt(tokenizer, len(one)).ids for one in audio]
-    tower, ready = asr.audio_tower, list(audio)
-    try:
-        asr.audio_tower = lambda mels: ready  # type: ignore[assignment]
-        answers = asr.generate([], prompts, max_new_tokens=ANSWER_TOKENS)
-    finally:
-        asr.audio_tower = tower
+    answers = asr.answer(audio, prompts, max_new_tokens=ANSWER_TOKENS)
     return [parse_answer(tokenizer.decode(answer, skip_special_tokens=False)).text for answer in answers]
 
 

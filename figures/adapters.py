@@ -35,6 +35,7 @@ def main() -> None:
         ("adapter_placement", bars),
         ("adapter_loss", bars),
         ("adapter_memory", memory),
+        ("adapter_overhead", overhead),
     ):
         path = options.results / f"{name}.json"
         if not path.exists():
@@ -132,6 +133,19 @@ def memory(result: dict[str, Any]) -> plt.Figure:
     axis.set_yticks(range(len(labels)), labels)
     axis.set_xlabel("MB")
     axis.legend(fontsize=7)
+    return figure
+
+
+def overhead(result: dict[str, Any]) -> plt.Figure:
+    """Parameters and extra encoder time."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharey=True)
+    rows = [row for row in result["rows"] if row["adapter"]]
+    names = [row["name"] for row in rows]
+    axes[0].barh(names, [row["parameters"] / 1e6 for row in rows])
+    axes[0].set_xlabel("million parameters")
+    axes[1].barh(names, [100 * row["overhead"] for row in rows])
+    axes[1].axvline(5, color="black", linestyle=":", linewidth=1)
+    axes[1].set_xlabel("encoder time over the base, % (dotted: 5)")
     return figure
 
 

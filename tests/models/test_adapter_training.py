@@ -108,9 +108,9 @@ def test_cached_layers_give_the_same_training(training: AdapterTrainConfig) -> N
 
 
 def test_a_bf16_backbone_trains_float32_adapters(training: AdapterTrainConfig) -> None:
-    run = fit(replace(training, backbone="bf16", cached_variants=1), quiet=True)
+    run = fit(replace(training, backbone="bf16", loss="both"), quiet=True)
     dev = next(line for line in metrics(run) if "dev_loss" in line)
-    assert dev["dev_loss"] < 0.97 * dev["dev_base"]
+    assert dev["dev_loss"] < 0.99 * dev["dev_base"]
     assert {weight.dtype for weight in run.load("last")[0].values()} == {torch.float32}
 
 

@@ -71,14 +71,20 @@ class Qwen3ASR(nn.Module):
         """Scores [..., V] through the tied embedding table."""
         return F.linear(hidden, self.model.embed_tokens.weight)
 
-    @torch.no_grad()
     def generate(
         self, mels: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, max_new_tokens: int
     ) -> list[list[int]]:
         """Greedy answers (token ids without the end token), one per clip; prompts may differ in length."""
+        with torch.no_grad():
+            return self.answer(self.audio_tower(mels), prompts, max_new_tokens=max_new_tokens)
+
+    @torch.no_grad()
+    def answer(
+        self, audio: Sequence[Tensor], prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+    ) -> list[list[int]]:
+        """`generate` from encoder outputs [L, H] that are there already."""
         # Left padding would need a mask in every layer; grouping rows of equal length keeps the decoder mask-free.
         answers: list[list[int]] = [[] for _ in prompts]
-        audio = self.audio_tower(mels)
         by_length: dict[int, list[int]] = {}
         for row, prompt in enumerate(prompts):
             by_length.setdefault(len(prompt), []).append(row)
