@@ -111,6 +111,16 @@ class _Worker:
         gone: threading.Event,
     ) -> dict[str, Any]:
         """The process's reply; a dead or late one is replaced by words about that."""
+        # A process may have died of something else, such as the machine's lack of memory: then a new one tries again.
+        for _ in range(2):
+            reply = self._ask_once(request, fds, timeout_s, gone)
+            if reply.get("error") != "crash":
+                break
+        return reply
+
+    def _ask_once(
+        self, request: dict[str, Any], fds: tuple[int, int], timeout_s: float, gone: threading.Event
+    ) -> dict[str, Any]:
         self.ready()
         self._jobs += 1
         try:

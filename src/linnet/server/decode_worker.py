@@ -19,11 +19,12 @@ from typing import Any, BinaryIO, cast
 import soundfile
 
 from linnet.audio import SAMPLE_RATE_HZ, audio_info, stream_audio
-from linnet.errors import LinnetError
+from linnet.errors import AudioContentError, LinnetError
 
 MEMORY_BYTES = 1 << 30
 """May be allocated on top of what the process has when it starts."""
 BLOCK_S = 10.0
+MAX_CHANNELS = 64
 
 
 class TooLong(LinnetError):
@@ -32,7 +33,10 @@ class TooLong(LinnetError):
 
 def decode(source: BinaryIO, target: int, max_duration_s: float) -> float:
     """Decode an open file into the file descriptor `target`; returns seconds. LinnetError, MemoryError or OSError."""
-    announced_s = audio_info(source).duration_s
+    info = audio_info(source)
+    if info.channels > MAX_CHANNELS:
+        raise AudioContentError(f"The recording has {info.channels} channels; up to {MAX_CHANNELS} are accepted.")
+    announced_s = info.duration_s
     if announced_s is not None and announced_s > max_duration_s:
         raise TooLong(_too_long(f"is {announced_s:.0f} s long", max_duration_s))
     written = 0
