@@ -16,7 +16,7 @@ import linnet.server
 TORCH_FREE = [
     "linnet",
     *("linnet." + name for name in (
-        "audio", "bundle", "cli", "codes", "ctc", "doctor", "environment", "errors", "evaluate", "features", "info", "live",
+        "audio", "bundle", "cli", "codes", "compare", "ctc", "damage", "denoise", "doctor", "environment", "errors", "evaluate", "features", "info", "live",
         "manifest", "metrics", "noise", "noise_source", "progress", "pull", "range_coder", "report", "results", "text", "transcribe",
         "writers",
     )),
