@@ -42,6 +42,16 @@ def test_a_recording_becomes_tokens_and_sound(
     assert len(read_audio(sound)) == len(read_audio(clip)) == Codes.load(tokens).samples
 
 
+def test_info_describes_a_file_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Codes(np.arange(50), 18, 16_000, 16_000, 320, "m").save(tmp_path / "a.bsq", coding="packed")
+    assert run("info", tmp_path / "a.bsq", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kind"] == "codes" and facts["tokens"] == 50 and facts["nominal_bits_per_s"] == 900
+    (tmp_path / "a.bsq").write_bytes(b"LBSQ")
+    assert run("info", tmp_path / "a.bsq") == 1
+    assert "shorter than its own header" in capsys.readouterr().err
+
+
 def test_a_run_folder_is_a_model(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_audio(tmp_path / "a.wav", np.sin(np.arange(4000) / 10) / 2, 16_000)
     by_bundle, by_run = tmp_path / "bundle.bsq", tmp_path / "run.bsq"

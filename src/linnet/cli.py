@@ -30,7 +30,7 @@ VERBS = {
     "verify": "whether a bundle is whole, and what its precision costs against the original",
     "encode": "audio → tokens in a .bsq file, by an audio tokenizer",
     "decode": "tokens in a .bsq file → audio",
-    "info": "what a bundle, run folder, checkpoint, manifest or audio file is",
+    "info": "what a bundle, run folder, checkpoint, manifest, .bsq or audio file is",
     "doctor": "what is installed, what is missing, and a 3-second transcription",
 }
 

@@ -1,4 +1,4 @@
-"""`linnet info`: what a bundle, run folder, checkpoint, manifest or recording is."""
+"""`linnet info`: what a bundle, run folder, checkpoint, manifest, recording or `.bsq` file is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linnet.errors import CheckpointError
 from linnet.manifest import Utterance, read_manifest
 from linnet.runtime.loader import resolve
 
-Kind = Literal["bundle", "run", "checkpoint", "manifest", "audio", "unknown"]
+Kind = Literal["bundle", "run", "checkpoint", "manifest", "codes", "audio", "unknown"]
 
 
 def describe(name_or_path: str, *, as_json: bool = False) -> str:
@@ -36,6 +36,8 @@ def inspect(name_or_path: str) -> dict[str, Any]:
         return {"kind": kind} | _checkpoint(path)
     if kind == "manifest":
         return {"kind": kind} | _manifest(path)
+    if kind == "codes":
+        return {"kind": kind} | _codes(path)
     if kind == "audio":
         return {"kind": kind} | _audio(path)
     return {"kind": "bundle"} | _bundle(resolve(name_or_path))  # by name, or an error that says what would do
@@ -44,7 +46,7 @@ def inspect(name_or_path: str) -> dict[str, Any]:
 def kind_of(path: Path) -> Kind:
     """What lies at a path, from the names of the files alone; "unknown" also if nothing does."""
     if path.is_file():
-        return "manifest" if path.suffix == ".jsonl" else "audio"
+        return {".jsonl": "manifest", ".bsq": "codes"}.get(path.suffix, "audio")  # type: ignore[return-value]
     if (path / DESCRIPTION).is_file():
         return "bundle"
     if (path / "config.json").is_file():
@@ -133,6 +135,24 @@ def _audio(path: Path) -> dict[str, Any]:
         "sample_rate_hz": found.sample_rate_hz,
         "channels": found.channels,
         "size_bytes": path.stat().st_size,
+    }
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    from linnet.codes import Codes
+
+    codes, size_bytes = Codes.load(path), path.stat().st_size
+    return {
+        "path": str(path),
+        "model": codes.model,
+        "fingerprint": codes.fingerprint,
+        "duration_s": round(codes.duration_s, 3),
+        "sample_rate_hz": codes.sample_rate_hz,
+        "tokens": len(codes.ids),
+        "bits_per_token": codes.bits,
+        "nominal_bits_per_s": codes.nominal_bits_per_s,
+        "size_bytes": size_bytes,
+        "bits_per_s": round(8 * size_bytes / max(codes.duration_s, 1e-9), 1),
     }
 
 

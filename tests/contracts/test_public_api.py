@@ -8,7 +8,7 @@ import pytest
 
 import linnet
 
-NAMES = ["LinnetError", "Segment", "Transcription", "Word", "__version__", "load_model"]
+NAMES = ["Codes", "LinnetError", "Segment", "Transcription", "Word", "__version__", "load_codec", "load_model"]
 
 
 def test_the_public_names_are_these() -> None:

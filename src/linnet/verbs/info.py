@@ -6,7 +6,7 @@ import sys
 
 
 def info(path: str, /, json: bool = False) -> int:
-    """Describe a bundle, run folder, checkpoint, manifest or audio file.
+    """Describe a bundle, run folder, checkpoint, manifest, .bsq or audio file.
 
     Args:
         path: nano, a pulled model's name, or a path.
