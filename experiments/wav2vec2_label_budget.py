@@ -88,7 +88,7 @@ def fine_tune(options: argparse.Namespace, seed: int, minutes: int, pretrained: 
         dev_manifests=(options.data / "dev.jsonl",),
         dev_utterances=40,
         steps=options.steps,
-        # All layers learn in both arms, convolutions too: four hundred updates of a tiny network leave none of them good.
+        # All layers learn in both arms, convolutions too: so short a pretraining leaves none of them finished.
         freeze_feature_encoder=False,
         learning_rate=2e-3,
         batch_audio_s=20.0,
@@ -128,9 +128,8 @@ def labelled(manifest: Path, minutes: int, seed: int) -> list[Utterance]:
 
 def evaluate_cell(options: argparse.Namespace, run: Path) -> None:
     """Error rates of one run, greedy and with the language model, beside the run."""
-    from linnet.models.wav2vec2.export import export_run
-
     from linnet.evaluate import evaluate
+    from linnet.models.wav2vec2.export import export_run
     from linnet.runtime.loader import load_model
 
     if (run / "test.json").exists():

@@ -9,7 +9,12 @@ from linnet.models.avsr.config import AVSRTrainConfig
 from linnet.models.bsq.config import BSQTrainConfig
 from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.config import NANO_SHAPE, Qwen3ASRTrainConfig
-from linnet.models.wav2vec2.config import Regularisation, Wav2Vec2CtcConfig, Wav2Vec2PretrainConfig
+from linnet.models.wav2vec2.config import (
+    CollapseLimits,
+    Regularisation,
+    Wav2Vec2CtcConfig,
+    Wav2Vec2PretrainConfig,
+)
 from linnet.runtime.avsr_config import AVSRConfig
 from linnet.runtime.bsq_config import ENVIRONMENT, MUSIC, BSQConfig
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
@@ -185,6 +190,7 @@ BSQ_ENVIRONMENT = replace(
 
 WAV2VEC2_TINY_SHAPE = Wav2Vec2Config(
     conv_dim=(64, 64, 96, 96, 128, 128, 128),
+    conv_bias=True,  # without, silence is all zeros, and layer norm's gradient there is beyond all bounds
     norm="layer",
     hidden_size=192,
     layers=4,
@@ -246,6 +252,9 @@ WAV2VEC2_TINY = replace(
     temperature=(2.0, 0.5, 0.998),
     feature_gradient=1.0,
     penalty_weight=1.0,
+    diversity_weight=0.5,  # with the published 0.1 and 1.0 the codebooks collapse within 80 updates (docs/log.md)
+    quantizer_std=0.5,
+    collapse=CollapseLimits(patience=50, grace_steps=50),
     regularisation=Regularisation(),
     unused_parameters=False,
     dev_utterances=50,

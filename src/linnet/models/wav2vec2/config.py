@@ -87,6 +87,10 @@ class Wav2Vec2PretrainConfig(TrainConfig):
     mask_length: int = 10
     negatives: int = 100
     kappa: float = 0.1
+    quantizer_std: float = 1.0
+    """Initial standard deviation of the quantiser's weights. A small network whose first codes are too sure of themselves
+    uses ever fewer of them (docs/log.md)."""
+
     diversity_weight: float = 0.1
     penalty_weight: float = 10.0
     feature_gradient: float = 0.1

@@ -176,9 +176,9 @@ class Wav2Vec2ForPreTraining(nn.Module):
         return self.config.codebook_size ** torch.arange(self.config.codebooks, device=codes.device)
 
 
-def initialise_heads(model: Wav2Vec2ForPreTraining) -> None:
+def initialise_heads(model: Wav2Vec2ForPreTraining, *, quantizer_std: float = 1.0) -> None:
     """Fresh quantiser and projections as fairseq draws them; the rest is `model.initialise`."""
-    nn.init.normal_(model.quantizer.weight_proj.weight)
+    nn.init.normal_(model.quantizer.weight_proj.weight, std=quantizer_std)
     nn.init.zeros_(model.quantizer.weight_proj.bias)
     nn.init.uniform_(model.quantizer.codevectors)
     model.project_hid.reset_parameters()

@@ -50,7 +50,7 @@ class Wav2Vec2PretrainingTask:
             model.load_state_dict(self._weights)
         else:
             initialise(model)
-            initialise_heads(model)
+            initialise_heads(model, quantizer_std=config.quantizer_std)
         model.wav2vec2.feature_gradient = config.feature_gradient
         model.wav2vec2.feature_extractor.gradient_checkpointing = config.gradient_checkpointing
         model.wav2vec2.encoder.gradient_checkpointing = config.gradient_checkpointing
