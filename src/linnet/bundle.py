@@ -49,7 +49,7 @@ class Bundle:
     path: Path
     name: str
     family: str
-    """Which runtime reads it: `qwen3_asr`, `wav2vec2`, `bsq`, `avsr`."""
+    """Which runtime reads it: `qwen3_asr`, `qwen3_aligner`, `wav2vec2`, `bsq`, `avsr`."""
     model: dict[str, Any]
     """Numbers of the network, in the family's own names."""
     features: FeatureSpec

@@ -21,6 +21,7 @@ from typing import Any
 
 from linnet.bundle import DESCRIPTION, Bundle, read_bundle, verify_files
 from linnet.errors import BundleError, CheckpointError, ConfigError, ExportError
+from linnet.export.qwen3_aligner import convert_aligner, is_aligner
 from linnet.export.qwen3_asr import check_choices, convert, sweep
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.verb import decoders_by_kind
@@ -210,6 +211,10 @@ def _convert(
         return check_conversion(bundle, folder)
 
     try:
+        if is_aligner(folder):  # a recogniser's comparison does not fit it
+            return convert_aligner(
+                folder, out, encoder=encoder, decoders=decoders, name=out.name, provenance=origin, overwrite=True
+            )
         return convert(
             folder,
             out,

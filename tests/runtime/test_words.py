@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.runtime.prompt import encode_answer
-from linnet.runtime.words import core, split_words, word_confidences
+from linnet.runtime.words import sounds, split_words, word_confidences
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_no_character_but_spaces_is_lost_or_moved(text: str) -> None:
     assert "".join("".join(words).split()) == "".join(text.split())
     assert all(words)
     if len(words) > 1:
-        assert all(core(word) for word in words)
+        assert all(sounds(word) for word in words)
 
 
-def test_the_core_of_a_word_is_what_can_be_heard() -> None:
-    assert [core(word) for word in ["“Don't!”", "well-known", "界。", "3.5 %", "…", "'tis"]] == [
-        *("Don't", "wellknown", "界", "35", "", "tis")
+def test_the_sounds_of_a_word_are_its_letters_and_digits() -> None:
+    assert [sounds(word) for word in ["“Don't!”", "well-known", "界。", "3.5 %", "…", "'tis"]] == [
+        *("Don't", "wellknown", "界", "35", "", "'tis")
     ]
 
 

@@ -74,7 +74,7 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
     if precision not in PRECISIONS:
         raise ExportError(f"Decoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}.")
     with GraphWriter(out, inline_bytes=-1) as graph:  # the runtime maps the table from the data file, however small
-        decoder = _Decoder(graph, tensors, config, precision)
+        decoder = DecoderGraph(graph, tensors, config, precision)
         table = decoder.write()
         layout = {
             "layers": config.decoder_layers,
@@ -90,8 +90,11 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
     return tuple(decoder.errors)
 
 
-class _Decoder:
+class DecoderGraph:
     """Adds the network's nodes to a graph, layer by layer."""
+
+    cached = True
+    """Whether attention continues a cache; a network that answers in one pass needs none."""
 
     def __init__(self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
         self.graph, self.tensors, self.config, self.precision = graph, tensors, config, precision
@@ -125,9 +128,10 @@ class _Decoder:
         queries = self.head_norm(f"{prefix}.self_attn.q_norm", queries, heads)
         keys = self.head_norm(f"{prefix}.self_attn.k_norm", keys, kv_heads)
         attended = f"{prefix}.self_attn.attended"
+        past = [f"past_key.{layer}", f"past_value.{layer}"] if self.cached else ["", ""]
         graph.add(
             "GroupQueryAttention",
-            [queries, keys, values, f"past_key.{layer}", f"past_value.{layer}", "lengths", "total", "cos", "sin"],
+            [queries, keys, values, *past, "lengths", "total", "cos", "sin"],
             [attended, f"present_key.{layer}", f"present_value.{layer}"],
             domain=MICROSOFT,
             num_heads=heads,

@@ -106,16 +106,16 @@ class Tensors:
         return self._entries[name]
 
 
-def open_checkpoint(folder: str | Path) -> Tensors:
-    """Open the checkpoint in `folder` and compare its names and shapes with its config.json.
+def open_checkpoint(folder: str | Path, *, expected: Mapping[str, tuple[int, ...]] | None = None) -> Tensors:
+    """Open the checkpoint in `folder` and compare its names and shapes with its config.json, or with `expected`.
 
     Raises CheckpointError if a file is missing, truncated or no safetensors, or if tensors are missing, unknown or of
     another shape than the configuration says. Both layouts are accepted; `lm_head.weight` may be absent (tied).
     """
     folder = Path(folder)
-    config = read_config(folder)
+    expected = expected_shapes(read_config(folder)) if expected is None else expected
     entries = _read_entries(folder, canonical_name)
-    _check_names(folder, entries, expected_shapes(config))
+    _check_names(folder, entries, expected)
     return Tensors(entries)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from linnet.bundle import DESCRIPTION, Bundle
 from linnet.errors import ExportError
 from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
+from linnet.export.qwen3_aligner import convert_aligner, is_aligner
 from linnet.export.qwen3_asr import convert
 from linnet.export.qwen3_asr_adapter import read_adapter
 from linnet.export.qwen3_asr_decoder import PRECISIONS as ONNX_PRECISIONS
@@ -25,7 +26,7 @@ def export(
     name: str | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Bundle:
-    """Convert a Qwen3-ASR checkpoint folder (config.json, *.safetensors, tokenizer) without torch.
+    """Convert a Qwen3-ASR or forced aligner checkpoint folder (config.json, *.safetensors, tokenizer) without torch.
 
     A wav2vec 2.0 CTC checkpoint in Hugging Face's layout has no decoder: `encoder` is its precision.
     `decoder` lists precisions, see `decoders_by_kind`; `progress` is called with the parts begun and in all.
@@ -43,6 +44,10 @@ def export(
         raise ExportError(f"{source} is a bundle already; transcribe with it: linnet transcribe --model {source} FILE")
     if is_wav2vec2(source):
         return convert_wav2vec2(source, out, precision=encoder, name=name)
+    if is_aligner(source):
+        if adapter is not None:
+            raise ExportError("A forced aligner takes no adapter. Leave it out.")
+        return convert_aligner(source, out, encoder=encoder, decoders=decoders, name=name)
     parts = iter(range(2 + len(decoders)))
 
     def begun(part: str) -> None:

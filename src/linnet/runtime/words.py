@@ -44,9 +44,9 @@ def split_words(text: str) -> list[str]:
     return words
 
 
-def core(word: str) -> str:
-    """A word without what has no sound: letters, digits, marks and inner apostrophes only."""
-    return "".join(char for char in word if _is_sound(char) or char == "'").strip("'")
+def sounds(word: str) -> str:
+    """A word without what has no sound: its letters, digits and apostrophes, as the forced aligner reads it."""
+    return "".join(char for char in word if char == "'" or unicodedata.category(char)[0] in "LN")
 
 
 def word_confidences(tokenizer: Tokenizer, tokens: Sequence[int], log_probs: Sequence[float], text: str) -> list[Word]:
