@@ -63,7 +63,7 @@ def pretrain(options: argparse.Namespace) -> Path:
         train_manifests=(options.data / "unlabelled.jsonl", options.data / "train.jsonl"),
         dev_manifests=(options.data / "dev.jsonl",),
         steps=options.pretraining_steps,
-        batch_audio_s=30.0,
+        batch_audio_s=15.0,
         log_every=10,
         validate_every=100,
         save_every=50,

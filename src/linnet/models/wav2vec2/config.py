@@ -88,8 +88,8 @@ class Wav2Vec2PretrainConfig(TrainConfig):
     negatives: int = 100
     kappa: float = 0.1
     quantizer_std: float = 1.0
-    """Initial standard deviation of the quantiser's weights. A small network whose first codes are too sure of themselves
-    uses ever fewer of them (docs/log.md)."""
+    """Initial standard deviation of the quantiser's weights. A small network whose first codes are too sure of
+    themselves uses ever fewer of them (docs/log.md)."""
 
     diversity_weight: float = 0.1
     penalty_weight: float = 10.0
