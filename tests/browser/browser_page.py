@@ -32,6 +32,16 @@ class Console:
         return [line for line in self.logged if not any(words in line for words in self.expected)]
 
 
+def fake_microphone(wav: Path) -> list[str]:
+    """Options of a chromium whose microphone plays a file again and again."""
+    return [
+        "--no-sandbox",  # CI runs as root
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",  # grants what is asked for
+        f"--use-file-for-fake-audio-capture={wav}",
+    ]
+
+
 def open_page(context: Any, address: str, console: Console, *, ready: bool = True) -> Any:
     """A page that has loaded, and has heard from the server unless `ready` is False."""
     page = context.new_page()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser_page import SAMPLES, Console, open_page, running_server
+from browser_page import SAMPLES, Console, fake_microphone, open_page, running_server
 
 from linnet.audio import read_audio, wav_bytes
 
@@ -38,14 +38,8 @@ def browser(microphone: Path) -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
-    arguments = [
-        "--no-sandbox",  # CI runs as root
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",  # grants what is asked for
-        f"--use-file-for-fake-audio-capture={microphone}",
-    ]
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = playwright.chromium.launch(executable_path=path, args=fake_microphone(microphone))
         yield browser
         browser.close()
 

@@ -56,7 +56,7 @@ def test_long_recordings_are_drawn_from_every_nth_frame(blank: Any, clip: Any) -
     np.testing.assert_allclose(np.maximum(values, floor), np.maximum(expected, floor), atol=2e-3)
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000])
 def test_resampler_keeps_speech_and_drops_what_would_fold_back(blank: Any, rate_hz: int) -> None:
     body = """const r = new m.Resampler(a.rate), out = [];
         for (let at = 0; at < a.rate / 2; at += 128) // 128 samples: what an AudioWorklet gets at a time

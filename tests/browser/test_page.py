@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from browser_page import SAMPLES, Console, running_server, shown_text, upload, wait_for_text
 
 from linnet.audio import read_audio, wav_bytes
@@ -202,6 +205,27 @@ def test_refusals_are_explained_and_can_be_tried_again(page: Any, console: Conso
     assert shown_text(page)
 
 
+def test_a_failed_second_try_keeps_the_first_text(page: Any, console: Console) -> None:
+    console.expected = ("status of 503",)
+    upload(page, "en-digit-seven.flac")
+    page.route("**/v1/audio/transcriptions", lambda route: route.fulfill(status=503, json={}))
+    page.get_by_role("button", name="Transcribe again").click()
+    page.locator("#segments").get_by_text("hands full").wait_for()
+    assert shown_text(page) == "seven"
+
+
+def test_a_very_long_recording_is_played_but_not_drawn(page: Any) -> None:
+    answer_with(page, Segment("at the end", 900.0, 901.0, "en", 0.9), duration_s=901.0)
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros(901 * 8_000, np.int16), 8_000, "PCM_U8", format="WAV")
+    page.set_input_files("#files", {"name": "long.wav", "mimeType": "audio/wav", "buffer": sound.getvalue()})
+    wait_for_text(page, "long.wav")
+    page.get_by_text("Too long for a picture").wait_for()
+    assert page.locator("#wave").is_hidden()
+    page.get_by_role("button", name="Play from 15:00.0 to 15:01.0").click()
+    page.wait_for_function("() => document.getElementById('audio').currentTime >= 900")
+
+
 def test_a_server_that_is_gone_is_named_as_such(page: Any, console: Console) -> None:
     console.expected = ("ERR_FAILED",)
     page.route("**/v1/audio/transcriptions", lambda route: route.abort())
@@ -265,13 +289,17 @@ def test_a_key_is_asked_for_once_and_kept_in_the_tab(open_at: Callable[..., Any]
         page = open_at(address, ready=False)
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Continue").click()
-        page.get_by_role("alert").get_by_text("did not accept the key").wait_for()
+        page.get_by_role("dialog").get_by_text("did not accept the key").wait_for()
         page.get_by_label("API key").fill("correct horse")
         page.get_by_label("API key").press("Enter")
         page.wait_for_selector("html[data-ready]")
         assert page.locator("#model").inner_text() == "nano"
         upload(page, "en-digit-seven.flac")
         assert shown_text(page)
+        page.get_by_role("button", name="Record").click()
+        page.get_by_text("listening").wait_for()  # the socket has taken the key as well
+        page.get_by_role("button", name="Stop").click()
+        wait_for_text(page, "Recording 1")
         page.reload()
         page.wait_for_selector("html[data-ready]")
         assert page.locator("dialog").is_hidden()

@@ -19,6 +19,7 @@ export function startClipView() {
   byId("position").addEventListener("input", ({ target }) => seek(shown, shown.url, Number(target.value)));
   byId("picture").addEventListener("click", seekInPicture);
   byId("edit").addEventListener("click", toggleEdit);
+  byId("segments").addEventListener("input", () => rejoin(shown.transcript)); // after the segment's own listener
   byId("copy").addEventListener("click", copy);
   byId("again").addEventListener("click", again);
   new ResizeObserver(drawShown).observe(byId("picture"));
@@ -33,9 +34,10 @@ export function showClip(clip) {
   if (!untouched) editing = false;
   if (another) {
     pause();
-    load(clip, clip.url);
+    if (clip.blob.size) load(clip, clip.url);
   }
   byId("clip").hidden = false;
+  for (const id of ["play", "position"]) byId(id).disabled = !clip.blob.size || clip.lengthS === null;
   byId("clip-name").textContent = clip.name;
   byId("clip").setAttribute("aria-busy", clip.state === "waiting" || clip.state === "working");
   showFacts(clip);
@@ -50,15 +52,16 @@ function showFacts(clip) {
   const transcript = clip.transcript;
   const facts = [];
   if (transcript && clip.state === "done") {
-    facts.push(["fact.length", t("seconds", { n: number(transcript.durationS, 1) })]);
+    const { durationS } = transcript;
+    facts.push(["fact.length", durationS < 60 ? t("seconds", { n: number(durationS, 1) }) : clock(durationS)]);
     if (transcript.language) facts.push(["fact.language", languageName(transcript.language)]);
     const spentS = transcript.processingS ?? clip.wallS;
     if (spentS) {
       facts.push(["fact.time", t("seconds", { n: number(spentS, spentS < 10 ? 2 : 0) })]);
-      const times = transcript.durationS / spentS;
+      const times = durationS / spentS;
       facts.push(["fact.speed", t("speed", { n: number(times, times < 10 ? 1 : 0), rtf: number(1 / times, 3) })]);
     }
-    if (clip.latencyS !== null) facts.push(["fact.latency", t("live.latency", { ms: Math.round(clip.latencyS * 1000) })]);
+    if (clip.latencyS !== null) facts.push(["fact.latency", t("latency", { seconds: number(clip.latencyS, 2) })]);
   }
   byId("facts").replaceChildren(...facts.map(([name, value]) => el("div", {}, el("dt", {}, t(name)), el("dd", {}, value))));
 }
@@ -76,9 +79,9 @@ function showText(clip) {
     byId("segments").replaceChildren();
     if (clip.coming) showSegments({ segments: clip.coming }, { onPlay: playPart });
     byId("segments").append(el("p", { class: "busy" }, t(clip.state)));
-  } else if (clip.error) byId("segments").replaceChildren(problem(clip.error));
-  else if (done) showSegments(clip.transcript, { editing, onPlay: playPart });
+  } else if (done) showSegments(clip.transcript, { editing, onPlay: playPart });
   else byId("segments").replaceChildren();
+  if (clip.error) byId("segments").prepend(problem(clip.error));
 }
 
 const problem = (error) =>
@@ -107,7 +110,6 @@ function showDownloads(clip) {
 
 function toggleEdit() {
   editing = !editing;
-  if (!editing) rejoin(shown.transcript);
   showText(shown);
   showNoise(shown);
   (editing ? byId("segments").querySelector("textarea") : byId("edit"))?.focus();
@@ -115,7 +117,6 @@ function toggleEdit() {
 
 async function copy() {
   try {
-    rejoin(shown.transcript);
     await navigator.clipboard.writeText(shown.transcript.text);
     byId("copy").textContent = t("copied");
     announce(t("copied"));
@@ -148,7 +149,7 @@ async function toggle() {
   }
 }
 
-const lengthS = () => (shown.samples ? shown.samples.length / 16_000 : (shown.transcript?.durationS ?? 0));
+const lengthS = () => (Number.isFinite(shown.lengthS) && shown.lengthS) || (shown.transcript?.durationS ?? 0);
 
 function seekInPicture(event) {
   if (!lengthS()) return;
@@ -185,8 +186,8 @@ function drawShown() {
   const clip = shown;
   const drawable = Boolean(clip.samples?.length);
   byId("wave").hidden = byId("mel").hidden = !drawable;
-  byId("picture-note").hidden = drawable || clip.samples === undefined || (!clip.undecodable && clip.blob.size < 60e6);
-  byId("picture-note").textContent = t(clip.undecodable ? "picture.none" : "picture.long");
+  byId("picture-note").hidden = drawable || !clip.opened || !clip.blob.size;
+  byId("picture-note").textContent = t(clip.lengthS !== null && !clip.drawable ? "picture.long" : "picture.none");
   if (drawable) {
     drawPicture(clip.samples, byId("wave"), byId("mel"));
     byId("wave").setAttribute("aria-label", t("picture.wave", { name: clip.name, length: clock(lengthS()) }));

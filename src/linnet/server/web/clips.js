@@ -1,15 +1,18 @@
 // The recordings of this visit: a queue that is transcribed one by one, and the list to choose from.
 //
-// clip: { id, name, blob, url, fromMicrophone, state: "waiting" | "working" | "done" | "failed", transcript, wallS,
-// latencyS, error, coming (segments so far), samples (floats at 16 kHz; null: not decodable; undefined: not decoded yet), abort }
+// clip: { id, name, blob, url, options, state: "waiting" | "working" | "done" | "failed", transcript, wallS,
+// latencyS, error, coming (segments so far), abort,
+// opened, lengthS (null: this browser cannot play it), drawable (short enough), samples (floats at 16 kHz, or null) }
 
 import { transcribe } from "./api.js";
-import { byId, clock, el } from "./dom.js";
+import { announce, byId, clock, el } from "./dom.js";
 import { PageError } from "./errors.js";
-import { t } from "./i18n.js";
-import { decode } from "./wav.js";
+import { number, t } from "./i18n.js";
+import { RATE_HZ } from "./mel.js";
+import { decode, mediaLengthS } from "./wav.js";
 
-const DECODE_LIMIT_BYTES = 60e6; // decoded floats are several times as large: beyond this a phone may give up
+const PICTURE_LIMIT_S = 900; // decoding takes up to 0.4 MB a second: longer recordings are played, but not drawn
+const PICTURE_LIMIT_BYTES = 20e6; // for those that do not say how long they are
 
 const clips = [];
 let selected = null;
@@ -26,28 +29,41 @@ export function startClips({ change, modelName }) {
 export const selectedClip = () => selected;
 
 // Add a recording. `transcript`, where live recognition made one already, spares it the queue.
-export function addClip(blob, name, { samples, transcript = null, latencyS = null, options = {}, fromMicrophone = false }) {
+export function addClip(blob, name, { samples, transcript = null, latencyS = null, options = {} }) {
   const state = transcript ? "done" : "waiting";
   const url = URL.createObjectURL(blob);
-  const clip = { id: clips.length + 1, name, blob, url, samples, state, transcript, latencyS, options, fromMicrophone };
+  const lengthS = samples && samples.length / RATE_HZ;
+  const clip = { id: clips.length + 1, name, blob, url, samples, lengthS, state, transcript, latencyS, options };
   clips.push(clip);
   select(clip);
-  const smooth = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  byId("clip").scrollIntoView({ behavior: smooth ? "smooth" : "auto", block: "nearest" });
+  showResult();
   work();
+}
+
+// On a small screen the text would be below the fold.
+function showResult() {
+  if (byId("segments").getBoundingClientRect().top < innerHeight - 100) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  byId("clip").scrollIntoView({ behavior: still ? "auto" : "smooth" });
 }
 
 export function select(clip) {
   selected = clip;
   changed(clip);
-  if (clip.samples !== undefined) return;
+  if (clip.samples === undefined) open(clip);
+}
+
+// Find out how long the recording is, and decode it for the picture.
+async function open(clip) {
   clip.samples = null;
-  if (clip.blob.size > DECODE_LIMIT_BYTES) return;
-  decode(clip.blob).then((samples) => {
-    clip.samples = samples;
-    clip.undecodable = samples === null;
-    changed(clip);
-  });
+  if (clip.blob.size) {
+    clip.lengthS = await mediaLengthS(clip.url);
+    const known = Number.isFinite(clip.lengthS);
+    clip.drawable = known ? clip.lengthS <= PICTURE_LIMIT_S : clip.blob.size <= PICTURE_LIMIT_BYTES;
+    if (clip.lengthS !== null && clip.drawable) clip.samples = await decode(clip.blob);
+  }
+  clip.opened = true;
+  changed(clip);
 }
 
 export function transcribeAgain(clip, options) {
@@ -78,18 +94,23 @@ async function transcribeClip(clip) {
   changed(clip);
   try {
     if (!clip.blob.size) throw new PageError("error.noClip");
+    let shownAt = 0;
     const onSegments = (segments) => {
       clip.coming = segments;
+      if (performance.now() - shownAt < 300) return; // a long recording has hundreds
+      shownAt = performance.now();
       changed(clip);
     };
     const { signal } = clip.abort;
     const answer = await transcribe(clip.blob, clip.name, { model, ...clip.options, signal, onSegments });
     Object.assign(clip, answer, { latencyS: null });
     finish(clip, "done");
+    announce(`${clip.name}: ${clip.transcript.text || t("empty")}`);
   } catch (error) {
     if (error.name === "AbortError") return finish(clip, clip.transcript ? "done" : "failed");
     clip.error = error instanceof PageError ? error : new PageError("error.server", { detail: error.message });
-    finish(clip, "failed");
+    finish(clip, clip.transcript ? "done" : "failed"); // an older text is better than none
+    announce(t(clip.error.key), { urgent: true });
   }
 }
 
@@ -114,7 +135,8 @@ export function showList() {
 }
 
 function chip(clip) {
-  const length = clip.transcript && clock(clip.transcript.durationS, { tenths: clip.transcript.durationS < 60 });
+  const durationS = clip.transcript?.durationS;
+  const length = durationS < 60 ? t("seconds", { n: number(durationS, 1) }) : clip.transcript && clock(durationS);
   const state = clip.state === "done" ? [] : [el("span", { class: "unseen" }, t(`state.${clip.state}`))];
   return el(
     "button",

@@ -3,7 +3,7 @@
 import { addClip } from "./clips.js";
 import { announce, byId, clock, el, icon } from "./dom.js";
 import { PageError } from "./errors.js";
-import { languageName, t } from "./i18n.js";
+import { languageName, number, t } from "./i18n.js";
 import { LiveText } from "./live.js";
 import { RATE_HZ } from "./mel.js";
 import { Microphone } from "./microphone.js";
@@ -72,9 +72,9 @@ async function start() {
   const live = new LiveText({
     language,
     context,
-    onReady: () => showLive("live.listening"),
+    onReady: () => showLive(...listening(live)),
     onChange: showText,
-    onBehind: (seconds) => showLive(seconds ? "live.behind" : "live.listening", { seconds }),
+    onBehind: (seconds) => showLive(...(seconds ? ["live.behind", { seconds }] : listening(live))),
     onBroken: () => showLive("live.broken"),
   });
   const microphone = new Microphone({
@@ -101,7 +101,8 @@ async function start() {
   recording = { microphone, live };
   byId("timer").textContent = clock(0);
   showText(live);
-  showLive(live.broken ? "live.broken" : live.ready ? "live.listening" : "live.connecting");
+  if (live.broken) showLive("live.broken");
+  else if (!live.ready) showLive("live.connecting");
   setState("recording");
 }
 
@@ -123,12 +124,13 @@ async function stop() {
     processingS: result.processingS,
   };
   const options = currentOptions();
-  addClip(wavBlob(pcm), name, { samples: toFloat(pcm), transcript, latencyS: result?.latencyS, options, fromMicrophone: true });
-  announce(transcript ? transcript.text || t("empty") : t("working"));
+  addClip(wavBlob(pcm), name, { samples: toFloat(pcm), transcript, latencyS: result?.latencyS ?? null, options });
+  if (transcript) announce(transcript.text || t("empty"));
 }
 
 function setState(next) {
   state = next;
+  byId("intake").dataset.state = state;
   byId("live").hidden = state !== "recording" && state !== "finishing";
   showIntake();
 }
@@ -142,6 +144,9 @@ function showText(live) {
   }
   byId("live-partial").textContent = live.partial;
 }
+
+const listening = ({ latencyS }) =>
+  latencyS === null ? ["live.listening"] : ["live.latency", { seconds: number(latencyS, 1) }];
 
 function showLive(key, values = {}) {
   byId("live-state").textContent = t(key, values);

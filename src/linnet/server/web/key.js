@@ -1,6 +1,6 @@
 // The API key, where the server wants one: asked for when it says 401, kept until the tab is closed.
 
-import { announce, byId } from "./dom.js";
+import { byId } from "./dom.js";
 import { t } from "./i18n.js";
 
 const NAME = "linnet-key";
@@ -19,7 +19,7 @@ export function key() {
 export function askForKey() {
   asking ??= new Promise((resolve) => {
     const dialog = byId("key");
-    if (key()) announce(t("error.key"), { urgent: true });
+    byId("key-problem").textContent = key() ? t("error.key") : "";
     dialog.returnValue = "";
     byId("key-input").value = "";
     dialog.showModal();

@@ -15,6 +15,7 @@ export class LiveText {
   constructor({ language, context, onReady, onChange, onBehind, onBroken }) {
     Object.assign(this, { onReady, onChange, onBehind, onBroken });
     this.segments = [];
+    this.latencies = []; // for each final the seconds from the end of its speech, as the server saw it
     this.partial = "";
     this.waiting = []; // what is recorded before the server is ready
     this.broken = false;
@@ -37,10 +38,10 @@ export class LiveText {
     this.onBehind(behindS > BEHIND_S ? Math.round(behindS) : 0);
   }
 
-  // No more audio. Resolves to this object (segments, latencyS, processingS), or null if live text broke somewhere.
+  // No more audio. Resolves to this object (segments, processingS, latencyS), or null if live text broke somewhere.
   async finish() {
     if (this.broken) return null;
-    this.endedAt = performance.now();
+    this.ended = true;
     if (this.ready) this.sendFinish();
     const closed = new Promise((resolve) => (this.onClosed = resolve));
     const late = new Promise((resolve) => setTimeout(resolve, FINISH_MS));
@@ -48,6 +49,11 @@ export class LiveText {
     this.socket.close();
     if (!this.complete) return null;
     return this;
+  }
+
+  // The middle one of the latencies, or null.
+  get latencyS() {
+    return this.latencies.toSorted((a, b) => a - b)[this.latencies.length >> 1] ?? null;
   }
 
   cancel() {
@@ -63,18 +69,18 @@ export class LiveText {
     if (message.type === "ready") {
       this.ready = true;
       for (const piece of this.waiting.splice(0)) this.push(piece);
-      if (this.endedAt) this.sendFinish();
+      if (this.ended) this.sendFinish();
       this.onReady();
     } else if (message.type === "partial") {
       this.partial = message.text;
       this.onChange(this);
     } else if (message.type === "final") {
       this.segments.push(fromSegment({ ...message, start: message.start_s, end: message.end_s }));
+      if (message.latency_s !== undefined) this.latencies.push(message.latency_s);
       this.partial = "";
       this.onChange(this);
     } else if (message.type === "done") {
       this.complete = true;
-      this.latencyS = (performance.now() - this.endedAt) / 1000;
       this.processingS = message.processing_s ?? null;
       this.socket.close();
     } else if (message.type === "error") {

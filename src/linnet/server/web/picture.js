@@ -67,7 +67,7 @@ export function drawLevels(levels, canvas) {
   pen.fillStyle = colour("--accent");
   const shown = levels.slice(-Math.floor(width / bar));
   shown.forEach((level, i) => {
-    const tall = Math.max(2 * devicePixelRatio, Math.min(1, Math.sqrt(level)) * height); // √: quiet speech shows
+    const tall = Math.max(2 * devicePixelRatio, Math.sqrt(level) * height); // √: quiet speech shows
     pen.fillRect(width - (shown.length - i) * bar, (height - tall) / 2, bar / 2, tall);
   });
 }

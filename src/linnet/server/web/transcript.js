@@ -29,8 +29,10 @@ function row(segment, { editing, onPlay }) {
   const sign = segment.edited
     ? el("span", { class: "sign" }, t("segment.edited"))
     : confidenceSign(segment.confidence);
-  return el("li", { class: "segment", "data-start": segment.startS, "data-end": segment.endS }, time, text, sign);
+  return el("li", { class: "segment", ...span(segment) }, time, text, sign);
 }
+
+const span = ({ startS, endS }) => ({ "data-start": startS, "data-end": endS });
 
 function reading(segment, onPlay) {
   const paragraph = el("p", { class: "reading", lang: segment.language });
@@ -41,11 +43,13 @@ function reading(segment, onPlay) {
   }
   // Words are a convenience of the mouse: with the keyboard a segment is heard by its time.
   for (const { word, before } of placeWords(segment)) {
-    if (before) paragraph.append(before);
+    paragraph.append(before);
+    if (!word) continue; // the end of the sentence
     const level = levelOf(word.confidence);
     const title = level && t("confidence", { percent: Math.round(word.confidence * 100), level: t(`sure.${level.name}`) });
-    const attributes = { class: `word ${level ? `sure-${level.name}` : ""}`, title };
-    paragraph.append(el("span", { ...attributes, onclick: () => onPlay(word.startS, word.endS) }, word.text));
+    const listen = () => onPlay(word.startS ?? segment.startS, word.endS ?? segment.endS); // not every model has times
+    const attributes = { class: `word ${level ? `sure-${level.name}` : ""}`, title, onclick: listen, ...span(word) };
+    paragraph.append(el("span", attributes, word.text));
   }
   return paragraph;
 }
@@ -61,7 +65,7 @@ function placeWords(segment) {
     at = found + text.length;
     return { word: { ...word, text }, before };
   });
-  return at < segment.text.length ? [...placed, { word: { text: "", confidence: null }, before: segment.text.slice(at) }] : placed;
+  return [...placed, { word: null, before: segment.text.slice(at) }];
 }
 
 function editor(segment, label) {
@@ -82,12 +86,12 @@ function editor(segment, label) {
   return field;
 }
 
-// After editing: the whole text follows from its segments.
+// After an edit the whole text follows from its segments.
 export const rejoin = (transcript) => (transcript.text = joinTexts(transcript.segments.map((segment) => segment.text)));
 
-// Mark the segment that is being heard.
+// Mark the segment and the word that are being heard.
 export function markPlaying(positionS) {
-  for (const item of document.querySelectorAll(".segment")) {
+  for (const item of document.querySelectorAll("#segments [data-start]")) {
     const playing = positionS !== null && positionS >= item.dataset.start && positionS < item.dataset.end;
     item.toggleAttribute("data-playing", playing);
   }

@@ -21,12 +21,23 @@ export function wavBlob(samples) {
   return new Blob([header, samples], { type: "audio/wav" });
 }
 
-export const toFloat = (samples) => Float32Array.from(samples, (sample) => sample / 32768);
+export const toFloat = (samples) => new Float32Array(samples).map((sample) => sample / 32768);
 
 export function peak(samples) {
   let highest = 0;
   for (const sample of samples) highest = Math.max(highest, Math.abs(sample));
   return highest;
+}
+
+// Length of a recording in seconds (Infinity if the file does not say), or null if this browser cannot play it.
+export function mediaLengthS(url) {
+  return new Promise((resolve) => {
+    const media = new Audio();
+    media.preload = "metadata";
+    media.onloadedmetadata = () => resolve(media.duration);
+    media.onerror = () => resolve(null);
+    media.src = url;
+  });
 }
 
 // Mono floats [N] at 16 kHz of an encoded recording; null if this browser cannot decode the format.
