@@ -206,6 +206,21 @@ def test_the_gradient_is_normalised_by_masked_frames_over_micro_batches(
     torch.testing.assert_close(model.project_hid.weight.grad, sum(grads) / total, atol=1e-6, rtol=1e-4)
 
 
+def test_losses_stay_float32_under_mixed_precision(pretraining: Wav2Vec2PretrainConfig) -> None:
+    """Quantiser, cosines and cross-entropy are islands: with the same codes, bfloat16 elsewhere changes little."""
+    model = replace(pretraining, regularisation=Regularisation()).build_task().build_model().eval()
+    torch.manual_seed(0)
+    samples, mask = torch.randn(2, 16_000), torch.zeros(2, SMALL.frames(16_000), dtype=torch.bool)
+    mask[:, 5:30] = True
+    negatives = torch.randint(0, 25, (2, 25, 5))
+    exact = model(samples, None, mask, negatives=negatives)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(samples, None, mask, negatives=negatives)
+    for name in ("loss", "contrastive", "diversity", "perplexity", "penalty"):
+        assert getattr(mixed, name).dtype == torch.float32
+    torch.testing.assert_close(mixed.contrastive, exact.contrastive, atol=0.3, rtol=0.0)
+
+
 def test_temperature_falls_to_its_end(pretraining: Wav2Vec2PretrainConfig) -> None:
     task = pretraining.build_task()
     assert isinstance(task, Wav2Vec2PretrainingTask)

@@ -219,7 +219,9 @@ def _join(words: Sequence[Word], language: str | None) -> str:
 
 def _read_config(bundle: Bundle) -> Wav2Vec2Config:
     try:
-        numbers = {key: tuple(value) if isinstance(value, list) else value for key, value in bundle.model.items()}
+        numbers: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in bundle.model.items()
+        }
         return Wav2Vec2Config(**numbers)
     except (ConfigError, TypeError) as problem:
         raise BundleCorruptError(
