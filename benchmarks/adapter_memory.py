@@ -2,8 +2,9 @@
 
     python benchmarks/adapter_memory.py CHECKPOINT --results results/adapter_memory.json
 
-CHECKPOINT is a Qwen3-ASR checkpoint folder; random weights do, since memory does not depend on them. On a CPU the peak
-is the process's resident set. Finished cases are kept, so an interrupted command goes on where it stopped.
+CHECKPOINT is a Qwen3-ASR checkpoint folder; random weights do, since memory does not depend on them, but no token's
+embedding may be zero: a position that is zero in all layers multiplies the gradient by 1000 in each of them. On a CPU
+the peak is the process's resident set. Finished cases are kept, so an interrupted command goes on where it stopped.
 """
 
 from __future__ import annotations
