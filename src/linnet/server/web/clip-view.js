@@ -71,7 +71,6 @@ function showText(clip) {
   const done = clip.state === "done" && clip.transcript;
   for (const id of ["edit", "copy"]) byId(id).hidden = !done || !clip.transcript.segments.length;
   byId("edit").textContent = t(editing ? "edit.done" : "edit");
-  byId("edit").setAttribute("aria-pressed", editing);
   byId("copy").textContent = t("copy");
   byId("again").textContent = t(busy ? "cancel" : clip.transcript ? "again" : "retry");
   byId("text-foot").hidden = !done || !clip.transcript.segments.length;

@@ -8,7 +8,6 @@ import { transcribe } from "./api.js";
 import { announce, byId, clock, el } from "./dom.js";
 import { PageError } from "./errors.js";
 import { number, t } from "./i18n.js";
-import { RATE_HZ } from "./mel.js";
 import { decode, mediaLengthS } from "./wav.js";
 
 const PICTURE_LIMIT_S = 900; // decoding takes up to 0.4 MB a second: longer recordings are played, but not drawn
@@ -29,11 +28,10 @@ export function startClips({ change, modelName }) {
 export const selectedClip = () => selected;
 
 // Add a recording. `transcript`, where live recognition made one already, spares it the queue.
-export function addClip(blob, name, { samples, transcript = null, latencyS = null, options = {} }) {
+export function addClip(blob, name, { transcript = null, latencyS = null, options = {} }) {
   const state = transcript ? "done" : "waiting";
   const url = URL.createObjectURL(blob);
-  const lengthS = samples && samples.length / RATE_HZ;
-  const clip = { id: clips.length + 1, name, blob, url, samples, lengthS, state, transcript, latencyS, options };
+  const clip = { id: clips.length + 1, name, blob, url, state, transcript, latencyS, options };
   clips.push(clip);
   select(clip);
   showResult();

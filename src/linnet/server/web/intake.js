@@ -8,7 +8,7 @@ import { LiveText } from "./live.js";
 import { RATE_HZ } from "./mel.js";
 import { Microphone } from "./microphone.js";
 import { drawLevels } from "./picture.js";
-import { peak, toFloat, wavBlob } from "./wav.js";
+import { peak, wavBlob } from "./wav.js";
 import { joinTexts } from "./writers.js";
 
 let served = null; // the model's entry of /v1/models
@@ -123,8 +123,8 @@ async function stop() {
     model: served?.id ?? "",
     processingS: result.processingS,
   };
-  const options = currentOptions();
-  addClip(wavBlob(pcm), name, { samples: toFloat(pcm), transcript, latencyS: result?.latencyS ?? null, options });
+  const latencyS = result?.latencyS ?? null;
+  addClip(wavBlob(pcm), name, { transcript, latencyS, options: currentOptions() });
   if (transcript) announce(transcript.text || t("empty"));
 }
 

@@ -25,8 +25,8 @@ function drawWave(samples, canvas) {
       if (samples[n] < low) low = samples[n];
       if (samples[n] > high) high = samples[n];
     }
-    const top = (height / 2) * (1 - (0.94 * high) / loudest);
-    const bottom = (height / 2) * (1 - (0.94 * low) / loudest);
+    const top = (height / 2) * (1 - (0.86 * high) / loudest);
+    const bottom = (height / 2) * (1 - (0.86 * low) / loudest);
     pen.fillRect(x, top, 1, Math.max(1, bottom - top));
   }
 }

@@ -1,4 +1,4 @@
-// 16-bit PCM ↔ what the rest of the page needs: a WAV file to play and upload, floats to draw, a level to show.
+// Recordings as files and as numbers: 16-bit PCM → WAV and its level; a file → its length and its samples.
 
 import { RATE_HZ } from "./mel.js";
 
@@ -21,8 +21,7 @@ export function wavBlob(samples) {
   return new Blob([header, samples], { type: "audio/wav" });
 }
 
-export const toFloat = (samples) => new Float32Array(samples).map((sample) => sample / 32768);
-
+// The highest absolute value of Int16Array samples.
 export function peak(samples) {
   let highest = 0;
   for (const sample of samples) highest = Math.max(highest, Math.abs(sample));
