@@ -88,6 +88,15 @@ def test_finals_go_to_stdout_and_partials_to_stderr(
     assert again.err == ""
 
 
+def test_finals_can_be_rewritten(
+    nano: list[Recognizer], pcm: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Stdin(*pcm[:20]))
+    assert run(nano, quiet=True, rewrite=lambda text, language: f"{language}: {text.upper()}") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("en: ") and line[4:].isupper()
+
+
 def test_a_terminal_shows_one_partial_at_a_time(
     nano: list[Recognizer], pcm: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +207,17 @@ def test_a_missing_portaudio_is_said_with_what_to_do(monkeypatch: pytest.MonkeyP
         next(live._microphone())
 
 
-@pytest.mark.parametrize("arguments", [["talk.wav"], ["-", "talk.wav"], ["--format", "srt"], ["--output-dir", "out"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["talk.wav"],
+        ["-", "talk.wav"],
+        ["--format", "srt"],
+        ["--output-dir", "out"],
+        ["--word-timestamps"],
+        ["--resume"],
+    ],
+)
 def test_options_that_make_no_sense_live_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["transcribe", "--live", *arguments])

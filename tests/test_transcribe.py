@@ -222,7 +222,7 @@ def test_output_folder_gets_one_file_each_and_stdout_their_paths(
 ) -> None:
     assert run(fake, "talks", format="srt", output_dir=Path("new/out")) == 0
     assert capsys.readouterr().out == "new/out/a.srt\nnew/out/b.srt\n"
-    assert Path("new/out/a.srt").read_text() == "1\n00:00:00,000 --> 00:00:00,500\nhello\n\n"
+    assert Path("new/out/a.srt").read_text() == "1\n00:00:00,000 --> 00:00:00,833\nhello\n\n"
 
 
 def test_equal_stems_do_not_overwrite_each_other(folder: Path, fake: FakeRecognizer) -> None:

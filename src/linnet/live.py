@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,17 +38,19 @@ def transcribe_live(
     stdin: bool,
     language: str | None = None,
     context: str = "",
+    rewrite: Callable[[str, str | None], str] | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> int:
     """Transcribe until the sound ends, and return the exit code.
 
     The sound is standard input (s16le, mono, 16 kHz) or the default microphone. With `quiet` there are no partials,
-    which spares the model nine tenths of the work. Raises MissingExtraError or ConfigError if there is no microphone,
-    AudioNotFoundError, AudioDecodeError, LanguageError.
+    which spares the model nine tenths of the work. `rewrite` makes what is shown of a final text and its language.
+    Raises MissingExtraError or ConfigError if there is no microphone, AudioNotFoundError, AudioDecodeError,
+    LanguageError.
     """
     blocks = _standard_input() if stdin else _microphone()
-    screen = _Screen(json=json, quiet=quiet)
+    screen = _Screen(rewrite, json=json, quiet=quiet)
     problem: AudioError | None = None
     with closing(blocks):
         first = next(blocks, None)  # before the model is loaded: most mistakes show here
@@ -162,8 +164,8 @@ def _sounddevice() -> Any:
 class _Screen:
     """Finals on stdout, partials on stderr: rewritten in place on a terminal, else one line each."""
 
-    def __init__(self, *, json: bool, quiet: bool) -> None:
-        self._json, self._quiet = json, quiet
+    def __init__(self, rewrite: Callable[[str, str | None], str] | None, *, json: bool, quiet: bool) -> None:
+        self._rewrite, self._json, self._quiet = rewrite, json, quiet
         self._terminal = sys.stderr.isatty()
         self._standing = False
 
@@ -171,6 +173,8 @@ class _Screen:
         for event in events:
             if event.kind == "final":
                 self.clear()
+                if self._rewrite is not None:
+                    event = replace(event, text=self._rewrite(event.text, event.language))
                 text = jsonlib.dumps(asdict(event), ensure_ascii=False) if self._json else event.text
                 sys.stdout.write(f"{text}\n")
                 sys.stdout.flush()  # whoever reads along sees each sentence when it is there

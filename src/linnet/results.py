@@ -38,7 +38,12 @@ class Segment:
     confidence: float | None = None
     words: tuple[Word, ...] = ()
     flags: tuple[str, ...] = ()
-    """Machine-readable remarks such as "loop"; never part of the text."""
+    """Machine-readable remarks such as "repetition"; never part of the text."""
+
+    @property
+    def has_word_times(self) -> bool:
+        """Whether there are words and all of them have times."""
+        return bool(self.words) and all(word.start_s is not None for word in self.words)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, keys as the field names; words and flags are lists."""

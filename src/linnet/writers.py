@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from linnet.errors import ConfigError
 from linnet.results import Segment, Transcription
+from linnet.subtitles import make_cues
 from linnet.text import LANGUAGES
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json", "verbose_json")
@@ -44,7 +45,8 @@ def _vtt(transcription: Transcription) -> str:
 
 
 def _tsv(transcription: Transcription) -> str:
-    rows = "".join(f"{start}\t{end}\t{text}\n" for start, end, text in _cues(transcription))
+    segments = [(segment.start_s, segment.end_s, _one_line(segment.text)) for segment in transcription.segments]
+    rows = "".join(f"{start}\t{end}\t{text}\n" for start, end, text in _in_milliseconds(segments))
     return "start\tend\ttext\n" + rows  # milliseconds, as openai-whisper writes them
 
 
@@ -90,14 +92,18 @@ def _verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
 
 
 def _cues(transcription: Transcription) -> list[tuple[int, int, str]]:
-    """Start and end in milliseconds and text of every segment that has text; the end is after the start."""
-    cues = []
-    for segment in transcription.segments:
-        text = _one_line(segment.text)
+    """Start and end in milliseconds and text of every subtitle; the rules are those of `subtitles.py`."""
+    return _in_milliseconds((cue.start_s, cue.end_s, "\n".join(cue.lines)) for cue in make_cues(transcription.segments))
+
+
+def _in_milliseconds(spans: Iterable[tuple[float, float, str]]) -> list[tuple[int, int, str]]:
+    """Spans in seconds that have text; the end is after the start."""
+    found = []
+    for start_s, end_s, text in spans:
         if text:
-            start = max(0, round(segment.start_s * 1000))
-            cues.append((start, max(start + 1, round(segment.end_s * 1000)), text))
-    return cues
+            start = max(0, round(start_s * 1000))
+            found.append((start, max(start + 1, round(end_s * 1000)), text))
+    return found
 
 
 def _clock(milliseconds: int, point: str) -> str:

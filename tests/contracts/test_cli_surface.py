@@ -12,7 +12,7 @@ from linnet import cli
 SURFACE = {
     "transcribe": (
         "AUDIO --model --format --output-dir --language --context --decoder --attention --modality --threads --device "
-        "--gpu-layers --live --json --quiet"
+        "--gpu-layers --word-timestamps --aligner --itn --resume --live --json --quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "

@@ -18,7 +18,7 @@ TORCH_FREE = [
     *("linnet." + name for name in (
         "audio", "bundle", "cli", "codes", "compare", "ctc", "damage", "denoise", "doctor", "environment", "errors",
         "evaluate", "features", "info", "live", "manifest", "metrics", "noise", "noise_source", "progress", "pull",
-        "range_coder", "report", "results", "text", "transcribe", "writers",
+        "range_coder", "report", "results", "subtitles", "text", "transcribe", "writers",
     )),
     *(f"linnet.runtime.{module.name}" for module in pkgutil.iter_modules(linnet.runtime.__path__)),
     *(f"linnet.export.{module.name}" for module in pkgutil.iter_modules(linnet.export.__path__)),

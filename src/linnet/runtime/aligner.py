@@ -130,12 +130,13 @@ def load_aligner(name_or_path: str | Path = DEFAULT, *, threads: int | None = No
 
 
 def align_transcription(aligner: Aligner, audio: AudioSource, transcription: Transcription) -> Transcription:
-    """The transcription with times for the words of every segment whose language the aligner knows.
+    """The transcription with times for the words of every segment that has none and whose language the aligner knows.
 
     Reads the recording once more, in bounded memory. Words keep their confidence.
     """
     segments = list(transcription.segments)
-    wanted = [index for index, one in enumerate(segments) if one.text and aligner.knows(one.language)]
+    untimed = [index for index, one in enumerate(segments) if one.text and not one.has_word_times]
+    wanted = [index for index in untimed if aligner.knows(segments[index].language)]
     for index, (start_s, clip) in zip(wanted, _clips(audio, segments, wanted), strict=True):
         words = [_later(word, start_s) for word in aligner.align(clip, segments[index].text)]
         known = segments[index].words
