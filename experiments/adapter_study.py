@@ -25,6 +25,7 @@ from torch import Tensor
 
 from linnet.audio import read_audio
 from linnet.damage import make_damage
+from linnet.denoise import spectral_subtraction
 from linnet.environment import provenance
 from linnet.export.qwen3_asr_adapter import AdapterConfig, count_parameters
 from linnet.features import WHISPER_128
@@ -85,13 +86,23 @@ def options(description: str | None, results: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def study(args: argparse.Namespace, systems: Sequence[System], **about: Any) -> dict[str, Any]:
-    """Train and test every system with every seed; write and return the results after each one."""
+def study(
+    args: argparse.Namespace, systems: Sequence[System], *, control: bool = False, **about: Any
+) -> dict[str, Any]:
+    """Train and test every system with every seed; write and return the results after each one.
+
+    `control` adds the base behind spectral subtraction, which learns nothing.
+    """
     torch.set_num_threads(1)
     with as_checkpoint(args.base) as folder:
         asr, tokenizer = load_frozen(folder, dtype=torch.float32), load_tokenizer(folder)
     clips = test_clips(args.data, args.work)
     base = tested(args.work / "tests" / "base.json", copy.deepcopy(asr), tokenizer, clips)
+    controls: list[dict[str, Any]] = []
+    if control:
+        cleaned = test_clips(args.data, args.work, front_end=True)
+        answers = tested(args.work / "tests" / "spectral_subtraction.json", copy.deepcopy(asr), tokenizer, cleaned)
+        controls = compared("spectral subtraction", base, [answers])
     rows: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
     result: dict[str, Any] = {}
@@ -111,7 +122,7 @@ def study(args: argparse.Namespace, systems: Sequence[System], **about: Any) -> 
                 "systems": [described(one, asr) for one in systems],
                 "base": {"path": args.base.name, "fingerprint": fingerprint, **base_state(args.base)},
                 "training": {"utterances": TRAIN_EVERY, "updates": systems[0].steps, "variants": 2},
-                "rows": rows,
+                "rows": rows + controls,
                 **about,
                 "provenance": provenance(),
             }
@@ -175,16 +186,16 @@ def train_manifest(data: Path, work: Path) -> Path:
     return path
 
 
-def test_clips(data: Path, work: Path) -> list[Clip]:
-    """Test utterances in every condition, made once."""
-    path = work / "test-clips.npz"
+def test_clips(data: Path, work: Path, *, front_end: bool = False) -> list[Clip]:
+    """Test utterances in every condition, made once; with `front_end` as spectral subtraction leaves them."""
+    path = work / ("test-clips-cleaned.npz" if front_end else "test-clips.npz")
     if not path.exists():
         everything = read_manifest(data / "test.jsonl")
         clips = []
         for corpus, step in EVERY.items():
             same = [utterance for utterance in everything if utterance.corpus == corpus]
             for utterance in same[::step]:
-                clips += in_conditions(utterance, same, data)
+                clips += in_conditions(utterance, same, data, front_end=front_end)
         arrays = {f"{i}.{name}": getattr(clip, name) for i, clip in enumerate(clips) for name in ("heard", "clean")}
         facts = [[clip.corpus, clip.condition, clip.utterance, clip.text] for clip in clips]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +207,7 @@ def test_clips(data: Path, work: Path) -> list[Clip]:
         ]
 
 
-def in_conditions(utterance: Utterance, voices: Sequence[Utterance], data: Path) -> list[Clip]:
+def in_conditions(utterance: Utterance, voices: Sequence[Utterance], data: Path, *, front_end: bool) -> list[Clip]:
     """One utterance clean, in each noise at each level, and in a room."""
     speech = read_audio(utterance.audio_path, sample_rate_hz=RATE_HZ)
     heard = {"clean": speech}
@@ -211,6 +222,8 @@ def in_conditions(utterance: Utterance, voices: Sequence[Utterance], data: Path)
     room = make_damage("reverb", rate_hz=RATE_HZ, seed=TEST_SEED)
     heard["reverb"] = room.apply(utterance, speech)
     clean = clip_features(speech, WHISPER_128)
+    if front_end:
+        heard = {name: spectral_subtraction(samples, rate_hz=RATE_HZ) for name, samples in heard.items()}
     return [
         Clip(utterance.corpus or "", condition, utterance.id or str(utterance.audio_path), utterance.text or "",
              clip_features(samples, WHISPER_128), clean)

@@ -52,7 +52,7 @@ def main() -> None:
 def robustness(result: dict[str, Any]) -> plt.Figure:
     """Distance to the clean features and digit errors per condition, one line of dots per system."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
-    systems = [system["name"] for system in result["systems"] if result["seeds_done"][system["name"]]]
+    systems = list(dict.fromkeys(row["system"] for row in result["rows"]))
     for axis, corpus, key, title in (
         (axes[0], DIGITS, "distance", "digits: distance to clean features"),
         (axes[1], SENTENCES, "distance", "sentences: distance to clean features"),
