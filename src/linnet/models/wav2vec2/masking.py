@@ -48,6 +48,6 @@ def sample_negatives(counts: Tensor, most: int, negatives: int) -> Tensor:
     `counts` [B] says how many masked frames a clip has. Rows and columns beyond mean nothing.
     """
     others = (counts - 1).clamp(min=1)[:, None, None]
-    draw = torch.rand(len(counts), most, negatives, device=counts.device)
-    ranks = torch.minimum((draw * others).long(), others - 1)  # the minimum guards against rounding up to 1.0
-    return ranks + (ranks >= torch.arange(most, device=counts.device)[:, None])
+    # The largest draw is 1 − 2⁻²⁴, whose product with a whole number below 2²⁴ never rounds up to that number.
+    ranks = torch.rand(len(counts), most, negatives, device=counts.device).mul_(others).long()
+    return ranks.add_(ranks >= torch.arange(most, device=counts.device)[:, None])
