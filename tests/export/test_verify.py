@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_recognizer import FakeRecognizer
+from fake_recognizer import FakeRecognizer, make_bundle
 from linnet import cli
-from linnet.bundle import Bundle, read_bundle
+from linnet.bundle import Bundle, read_bundle, write_parity
 from linnet.errors import BundleCorruptError, CheckpointError, ConfigError, ExportError
 from linnet.export.parity import compare_frames, compare_logits
 from linnet.export.qwen3_asr import convert
@@ -130,6 +130,15 @@ def test_files_of_any_size_are_hashed(small: Bundle, monkeypatch: pytest.MonkeyP
     read_bundle(small.path)
     with pytest.raises(BundleCorruptError, match=r"decoder\.onnx\.data was altered"):
         verify(small.path)
+
+
+def test_bundles_of_other_families_have_their_files_checked(tmp_path: Path) -> None:
+    bundle = write_parity(make_bundle(tmp_path / "fake"), {"weights": 3, "files": "theirs", "audio": {"max_abs": 0.5}})
+    found = verify(bundle.path)
+    assert found.failures == () and "weights: 3\n" in found.table() and "max_abs" in found.table()
+    (bundle.path / "weights").write_bytes(b"more")
+    with pytest.raises(BundleCorruptError, match="weights was altered"):
+        verify(bundle.path)
 
 
 @pytest.mark.parametrize(("part", "figures"), [
