@@ -261,7 +261,7 @@ def test_the_command_prints_the_plan_and_trains_nothing(
         cli.main([*command, "--adapter.mode", "fnet", "--plan"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0 and not (tmp_path / "none").exists()
-    assert "fnet adapter at encoder.output" in shown and "in 4 GB: batches of up to" in shown
+    assert "fnet adapter at encoder.output" in shown and "in 4 GB: batches and clips of up to" in shown
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "nano", "--plan"])
     assert ended.value.code == 1 and "no memory plan for qwen3_asr" in capsys.readouterr().err

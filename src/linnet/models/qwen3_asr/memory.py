@@ -99,8 +99,8 @@ def plan_text(config: AdapterTrainConfig) -> str:
     lines.append("")
     for limit in sorted({4.0, 8.0, config.memory_gb or 4.0}):
         longest = longest_clip_s(config, shape, limit * 1e9)
-        fits = f"batches of up to {longest:.0f} s fit" if longest else "nothing fits, not even the weights"
-        lines.append(f"in {limit:g} GB: {fits}" + (" (one clip at least: a batch is never less)" if longest else ""))
+        fits = f"batches and clips of up to {longest:.0f} s fit" if longest else "nothing fits, not even the weights"
+        lines.append(f"in {limit:g} GB: {fits}")
     return "\n".join(lines) + "\n"
 
 
