@@ -21,6 +21,7 @@ from linnet.noise import hum
 from linnet.runtime.base import Recognizer
 from linnet.runtime.draft import ROLLBACK_TOKENS, Draft
 from linnet.runtime.encoder import clip_features
+from linnet.runtime.greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
 from linnet.runtime.longform import Cut, plan_cuts
 from linnet.runtime.prompt import build_prompt, encode_answer
 from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
@@ -151,11 +152,31 @@ def test_rolling_back_never_leaves_half_a_character(make: Make) -> None:
 
 
 def test_a_draft_that_loops_is_not_handed_on(make: Make) -> None:
-    made = make(lambda seconds: "no way " * 40 if seconds < 4.5 else "well")
+    made = make(lambda seconds: "no way " * 40 if seconds < 3 else "well")
     events = run(StreamingTranscriber(made, detector=loudness_detector), tone(7), 1600)
-    assert not any(given_tokens(made, prompt) for prompt in fake(made).prompts[:4])
+    given = [bool(given_tokens(made, prompt)) for prompt in fake(made).prompts]
+    assert given[:3] == [False] * 3  # at 1, 2 and 4 seconds
+    assert any(given[3:])
     assert [event.text for event in finals(events)] == ["well"]
     assert all(event.text.count("no way") <= 2 for event in events)
+
+
+def test_a_model_that_never_stops_is_drafted_ever_less(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers reach the cap, which grows with the cut: all drafts together stay below three final texts."""
+    made, steps = make(), list[int]()
+    fake(made)._script = lambda prompt: [(7 * index + index // 200) % 200 for index in range(2000)]
+    step = fake(made).step
+
+    def counting(slots: Sequence[int], tokens: Sequence[int]) -> FloatArray:
+        steps.append(1)
+        return step(slots, tokens)
+
+    monkeypatch.setattr(fake(made), "step", counting)
+    stream = StreamingTranscriber(made, detector=loudness_detector)
+    for part in np.split(tone(28.8), 288):
+        stream.push(part)
+    assert 0 < len(steps) < 3 * (28.8 * TOKENS_PER_SECOND + EXTRA_TOKENS)
+    stream.finish()
 
 
 def test_complete_windows_are_encoded_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,11 @@ class Draft(Protocol):
         """Geometric mean of the token probabilities, 0…1."""
         ...
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer came to an end by itself; one that did not was as expensive as an answer can be."""
+        ...
+
 
 @runtime_checkable
 class CutRecognizer(Recognizer, Protocol):

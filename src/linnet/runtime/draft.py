@@ -52,6 +52,8 @@ class Draft:
     text: str
     confidence: float
     duration_s: float
+    has_ended: bool
+    """Whether the answer came to an end by itself: no loop, and not longer than speech can be."""
     tokens: tuple[int, ...]
     """The answer so far, header included; empty if the next draft has to start anew."""
     log_probs: tuple[float, ...]
@@ -85,8 +87,9 @@ class Drafter:
         given, given_log_probs = (previous.tokens[:kept], previous.log_probs[:kept]) if previous else ((), ())
         prefix, suffix = self._decoder.embed(prompt.prefix), self._decoder.embed([*prompt.suffix, *given])
         room = answer_room(self._decoder, context=len(prefix), audio=len(audio), rest=len(suffix))
-        cap = min(answer_cap(duration_s) - kept, room)  # at least that for the audio that is new
-        requests = iter([Request(None, np.concatenate([prefix, audio, suffix]), max(cap, 1))])
+        fresh_s = duration_s - previous.duration_s if previous is not None and kept else duration_s
+        cap = min(answer_cap(fresh_s) + ROLLBACK_TOKENS, room)
+        requests = iter([Request(None, np.concatenate([prefix, audio, suffix]), cap)])
         answers = decode(self._decoder, lambda: next(requests, None), end_ids=self._config.eos_token_ids, max_batch=1)
         ((_, answer),) = answers
         tokens = (*given, *answer.tokens)
@@ -96,6 +99,7 @@ class Drafter:
             text=parse_answer(raw.replace("\ufffd", ""), forced_language=forced).text,
             confidence=math.exp(sum(log_probs) / len(log_probs)) if log_probs else 0.0,
             duration_s=duration_s,
+            has_ended=answer.stopped == "end",
             tokens=tokens if answer.stopped == "end" else (),  # a loop must not be handed on
             log_probs=log_probs,
             windows=windows,

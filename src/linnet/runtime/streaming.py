@@ -135,7 +135,9 @@ class StreamingTranscriber:
             return self._take_back()
         if self._drafted[0] != cut.start:
             self._draft, self._drafted = None, (cut.start, cut.start)
-        due = max(PARTIAL_S * SAMPLE_RATE_HZ, PARTIAL_SHARE * len(cut.samples))
+        # A draft that went wrong took long, and the next one will: not before the cut has doubled.
+        share = PARTIAL_SHARE if self._draft is None or self._draft.has_ended else 0.5
+        due = max(PARTIAL_S * SAMPLE_RATE_HZ, share * len(cut.samples))
         if cut.end - self._drafted[1] < due or is_steady(cut):
             return []
         draft = self._recognizer.draft(cut, self._draft, language=self._language, context=self._context)
