@@ -80,6 +80,7 @@ def read_timing(source: str | Path | BinaryIO, *, audio_duration_s: float | None
         if sound and sound.duration:
             audio_duration_s = float(sound.duration * sound.time_base)
         pts = [packet.pts for packet in container.demux(track) if packet.size]
+        base_s = float(track.time_base)  # read here: the track's memory goes with the container
         rotation, width, height = _look(container, track, name)
     if len(pts) < MIN_FRAMES:
         raise VideoContentError(
@@ -87,7 +88,7 @@ def read_timing(source: str | Path | BinaryIO, *, audio_duration_s: float | None
         )
     if rotation % 180:
         width, height = height, width
-    known = sorted(float(value * track.time_base) - offset_s for value in pts if value is not None)
+    known = sorted(value * base_s - offset_s for value in pts if value is not None)
     steps = np.diff(known)
     if len(known) == len(pts) and np.count_nonzero(steps > 0) >= 0.9 * len(steps):
         start_s = np.asarray(known)
