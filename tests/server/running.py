@@ -70,7 +70,9 @@ def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
     assert started.wait(30) and server.started
     try:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=30, verify=False) as http:
+        with httpx.Client(
+            base_url=url, timeout=60, verify=False, limits=httpx.Limits(max_keepalive_connections=0)
+        ) as http:
             yield Running(url, state, http)
     finally:
         server.should_exit = True

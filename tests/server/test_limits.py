@@ -148,6 +148,23 @@ def test_when_the_queue_is_full_more_is_429_at_once_and_what_was_accepted_is_ans
         assert post(server, wav).status_code == 200
 
 
+def test_on_the_way_down_nobody_is_let_in_and_whoever_is_in_is_answered(tmp_path: Path, wav: bytes) -> None:
+    with served(tmp_path) as (server, talking):
+        talking.gate = threading.Event()
+        answers: list[httpx.Response] = []
+        accepted = threading.Thread(target=lambda: answers.append(post(server, wav)))
+        accepted.start()
+        wait_for(lambda: "linnet_requests_active 1\n" in server.http.get("/metrics").text)
+        server.state.engine.drain()
+        refused = post(server, wav)
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert refused.json()["error"]["code"] == "shutting_down"
+        assert server.http.get("/readyz").status_code == 503 and server.http.get("/healthz").status_code == 200
+        talking.gate.set()
+        accepted.join(30)
+        assert answers[0].status_code == 200
+
+
 def test_a_client_that_hangs_up_takes_its_work_with_it(
     tmp_path: Path, long_wav: Callable[[float], bytes], wav: bytes
 ) -> None:

@@ -70,7 +70,7 @@ def build_app(state: State) -> ASGIApp:
     app.include_router(noise_api.router(state))
     app.include_router(streaming.router(state))
     app.include_router(site.router(state, app))
-    layered: ASGIApp = Limits(app, state.options, state.metrics)
+    layered: ASGIApp = Limits(app, state.options, state.metrics, lambda: state.engine.ready)
     if state.options.cors_origins:
         layered = CORSMiddleware(
             layered,

@@ -26,7 +26,7 @@ from linnet.runtime.base import (
     Recognizer,
 )
 from linnet.runtime.vad import SAMPLE_RATE_HZ
-from linnet.server.envelope import ApiError, busy
+from linnet.server.envelope import going_down
 from linnet.server.schedule import Job, Schedule
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Engine:
         """Seconds that the model has worked on recordings."""
         self._inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._schedule = Schedule(recognizer.bundle.name, self._between)
-        self._closing = False
+        self._refusing = self._closing = False
         self._jobs: set[Job] = set()
         self._thread = threading.Thread(target=self._run, name="linnet-model", daemon=True)
 
@@ -53,7 +53,7 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether work is accepted."""
+        """Whether new requests are let in."""
         return self._thread.is_alive() and not self.draining
 
     @property
@@ -74,7 +74,7 @@ class Engine:
         Raises LinnetError for what is wrong with the request, ApiError 503 if the server is going down. Cancelling the
         caller takes the work off the model.
         """
-        if not self.ready:
+        if self._refusing or not self._thread.is_alive():
             raise going_down()
         loop = asyncio.get_running_loop()
 
@@ -107,11 +107,12 @@ class Engine:
         return await asyncio.wrap_future(future)
 
     def drain(self) -> None:
-        """Accept nothing more; what was accepted goes on."""
+        """Let nobody in any more (`limits` asks `ready`); whoever is in is served."""
         self.draining = True
 
     def refuse_pending(self) -> None:
-        """Answer everything that is waiting or in work with 503."""
+        """Answer everything that is waiting, in work or still to come with 503."""
+        self._refusing = True
         for job in list(self._jobs):
             job.fail(going_down())
 
@@ -154,15 +155,6 @@ class Engine:
         with suppress(queue.Empty):
             while True:
                 self._take(self._inbox.get_nowait())
-
-
-def going_down() -> ApiError:
-    """503 while the server is going down."""
-    return busy(
-        "The server is shutting down; try again in a moment.",
-        status=503,
-        code="shutting_down",
-    )
 
 
 def _recognize(recognizer: Recognizer, source: CutSource) -> None:

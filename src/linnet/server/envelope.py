@@ -60,6 +60,15 @@ def busy(message: str, *, status: int = 429, retry_after_s: int = 1, code: str =
     return ApiError(status, message, code=code, headers={"Retry-After": str(retry_after_s)})
 
 
+def going_down() -> ApiError:
+    """503 while the server is going down."""
+    return busy(
+        "The server is shutting down; try again in a moment.",
+        status=503,
+        code="shutting_down",
+    )
+
+
 def from_linnet(error: LinnetError) -> ApiError:
     """What a client did wrong; errors that are not about its request become a 500 without details."""
     if isinstance(error, LanguageError):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from linnet.server.envelope import ApiError, busy
+from linnet.server.envelope import ApiError, busy, going_down
 from linnet.server.metrics import Metrics
 from linnet.server.options import ServerOptions
 
@@ -28,8 +28,9 @@ def key_is_valid(given: str, accepted: Iterable[str]) -> bool:
 class Limits:
     """ASGI layer; refuses before a body has been read."""
 
-    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics) -> None:
-        self._app, self._options = app, options
+    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics, accepting: Callable[[], bool]) -> None:
+        """`accepting` says whether the server takes work: not while it goes down."""
+        self._app, self._options, self._accepting = app, options, accepting
         self.active = 0
         """Uploads that were let in and are not answered yet."""
         self._refused = metrics.counter("linnet_refused_total", "Requests refused before work began, by reason.")
@@ -75,6 +76,8 @@ class Limits:
             check_key(headers.get("authorization"), options.api_keys)
         if not upload:
             return
+        if not self._accepting():
+            raise going_down()
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > options.max_upload_bytes:
             raise too_large(options)

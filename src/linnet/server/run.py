@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -31,6 +34,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._state = state
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a server that was told to stop and did so has not failed: nothing is raised again."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: finish. Second Ctrl-C: stop at once."""
         engine = self._state.engine
@@ -40,6 +53,16 @@ class _Server(uvicorn.Server):
             timer.daemon = True
             timer.start()
         super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where the server listens, once it does."""
+        await super().startup(sockets)
+        if self.started and self.servers:
+            host = self._state.options.host
+            where = f"http://{f'[{host}]' if ':' in host else host}:{self.servers[0].sockets[0].getsockname()[1]}"
+            name = self._state.engine.recognizer.bundle.name
+            sys.stderr.write(f"linnet serve: {name} on {where}  (Ctrl-C stops)\n")
+            sys.stderr.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Give live sessions their last texts before the connections are closed."""
@@ -55,8 +78,8 @@ def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False
         level=logging.WARNING if quiet else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    for name in ("uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     state = build_state(recognizer, options)
     config = uvicorn.Config(
         build_app(state),
@@ -71,12 +94,10 @@ def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=30,
         timeout_graceful_shutdown=round(options.grace_s) + 5,
         lifespan="on",
     )
     server = _Server(config, state)
-    sys.stderr.write(
-        f"linnet serve: {recognizer.bundle.name} on http://{options.host}:{options.port}  (Ctrl-C stops)\n"
-    )
     server.run()
     return 0 if server.started else 1

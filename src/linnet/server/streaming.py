@@ -22,8 +22,7 @@ from linnet.errors import LinnetError
 from linnet.runtime.streaming import StreamEvent, StreamingTranscriber
 from linnet.runtime.vad import SAMPLE_RATE_HZ
 from linnet.server.access import note
-from linnet.server.engine import going_down
-from linnet.server.envelope import ApiError, from_linnet, internal
+from linnet.server.envelope import ApiError, from_linnet, going_down, internal
 from linnet.server.limits import check_key
 from linnet.server.openai_api import MAX_PROMPT_CHARS
 from linnet.server.state import State
