@@ -45,7 +45,7 @@ class Timing:
     def ticks(self, rate_hz: float) -> npt.NDArray[np.int64]:
         """Index of the frame that is shown at the middle of each tick [T]; the first one also before it appears."""
         middles = (np.arange(max(1, round(self.end_s * rate_hz))) + 0.5) / rate_hz
-        shown: npt.NDArray[np.int64] = np.searchsorted(self.start_s, middles, side="right") - 1
+        shown: npt.NDArray[np.int64] = np.searchsorted(self.start_s, middles + 1e-6, side="right") - 1
         return np.clip(shown, 0, len(self.start_s) - 1)
 
 
@@ -80,7 +80,7 @@ def read_timing(source: str | Path | BinaryIO, *, audio_duration_s: float | None
         if sound and sound.duration:
             audio_duration_s = float(sound.duration * sound.time_base)
         pts = [packet.pts for packet in container.demux(track) if packet.size]
-        base_s = float(track.time_base)  # read here: the track's memory goes with the container
+        base_s = track.time_base  # read here: the track's memory goes with the container
         rotation, width, height = _look(container, track, name)
     if len(pts) < MIN_FRAMES:
         raise VideoContentError(
@@ -88,7 +88,7 @@ def read_timing(source: str | Path | BinaryIO, *, audio_duration_s: float | None
         )
     if rotation % 180:
         width, height = height, width
-    known = sorted(value * base_s - offset_s for value in pts if value is not None)
+    known = sorted(float(value * base_s) - offset_s for value in pts if value is not None)
     steps = np.diff(known)
     if len(known) == len(pts) and np.count_nonzero(steps > 0) >= 0.9 * len(steps):
         start_s = np.asarray(known)

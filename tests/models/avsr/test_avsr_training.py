@@ -91,10 +91,22 @@ def config(corpus: Path, tmp_path: Path) -> AVSRTrainConfig:
 
 def test_it_learns_and_what_it_learned_transcribes_without_torch(config: AVSRTrainConfig, corpus: Path) -> None:
     config = replace(
-        config, steps=160, warmup_steps=10, learning_rate=5e-3, augment=NO_AUGMENT, augment_video=False,
-        batch_audio_s=9.0, average_weights=0.0, plateau_lr_ratio=1.0, drop_audio=0.1, drop_video=0.3, dev_snr_db=None, validate_every=40,
-        dev_utterances=9, save_every=80,
-    )  # fmt: skip
+        config,
+        steps=160,
+        warmup_steps=10,
+        learning_rate=5e-3,
+        augment=NO_AUGMENT,
+        augment_video=False,
+        batch_audio_s=9.0,
+        average_weights=0.0,
+        plateau_lr_ratio=1.0,
+        drop_audio=0.1,
+        drop_video=0.3,
+        dev_snr_db=None,
+        dev_utterances=9,
+        validate_every=40,
+        save_every=80,
+    )
     run = fit(config, quiet=True)
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert min(line["dev_wer"] for line in lines if "dev_wer" in line) <= 0.2  # guessing one word: 2/3
