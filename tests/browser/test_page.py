@@ -156,8 +156,12 @@ def test_edits_are_copied_and_downloaded(page: Any, tmp_path: Path) -> None:
         written = (tmp_path / format).read_text(encoding="utf-8")
         if format == "json":
             assert json.loads(written) == json.loads(render(expected, format))
-        else:
+        elif format == "txt":
             assert written == render(expected, format)
+        else:  # a cue per segment
+            point = "," if format == "srt" else "."
+            assert f"00:00:03{point}000 --> 00:00:03{point}400\nAsk not\n\n" in written
+            assert f"00:00:05{point}000 --> 00:00:05{point}500\nyour country\n\n" in written
 
 
 def test_language_and_context_are_sent_and_errors_of_the_server_are_shown(page: Any, console: Console) -> None:
@@ -281,6 +285,12 @@ def test_an_adapter_is_shown_beside_its_base(open_at: Callable[..., Any], server
     page.locator(".sound").nth(1).wait_for()
     assert page.locator("h5").all_inner_texts() == ["Base model", "With adapter"] * 2
     assert page.locator(".sound .reading").all_inner_texts() == ["what or gantry", "what your country"] * 2
+    counts = page.locator(".sound .help").all_inner_texts()  # everything against the base on the clean recording
+    assert counts == [
+        "2 of 3 words came out differently.",
+        "Every word is the same.",
+        "2 of 3 words came out differently.",
+    ]
 
 
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(open_at: Callable[..., Any], console: Console) -> None:

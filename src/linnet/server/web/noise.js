@@ -94,23 +94,23 @@ function showResult() {
     box.replaceChildren(el("div", { class: "problem-inside" }, icon("warn"), texts));
   } else if (result) {
     box.classList.toggle("wide", Boolean(models.adapted));
-    const reference = result.sounds[0].texts.base;
-    box.replaceChildren(...result.sounds.map((sound) => column(sound, reference)));
+    const reference = result.sounds[0].texts.base; // everything else is compared with it
+    box.replaceChildren(...result.sounds.map((sound, number) => column(sound, number === 0, reference)));
   }
 }
 
 // One sound: its name with a button to hear it, and what each model made of it.
-function column(sound, reference) {
-  const button = el(
-    "button",
-    { type: "button", class: "round small", "aria-label": t("noise.play", { name: sound.name() }), onclick: () => toggle(sound) },
-    icon("play"),
-  );
+function column(sound, clean, reference) {
+  const name = sound.name();
+  const label = t("noise.play", { name });
+  const listen = () => toggle(sound);
+  const button = el("button", { type: "button", class: "round small", "aria-label": label, onclick: listen }, icon("play"));
   button.sound = sound;
-  const texts = Object.entries(sound.texts).map(([which, text]) =>
-    el("div", { class: "heard" }, models.adapted ? el("h5", {}, t(`noise.${which}`)) : null, heardText(text, text === reference ? null : reference)),
-  );
-  return el("section", { class: "sound" }, el("h4", {}, button, sound.name()), el("div", { class: "texts" }, texts));
+  const texts = Object.entries(sound.texts).map(([which, text]) => {
+    const title = models.adapted ? el("h5", {}, t(`noise.${which}`)) : null;
+    return el("div", {}, title, heardText(text, clean && which === "base" ? null : reference));
+  });
+  return el("section", { class: "sound", "aria-label": name }, el("h4", {}, button, name), el("div", { class: "texts" }, texts));
 }
 
 function heardText(text, reference) {

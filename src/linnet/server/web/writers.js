@@ -1,5 +1,5 @@
-// A transcript as txt, srt, vtt or json: the same documents as src/linnet/writers.py writes, made here because they
-// hold what the user has edited. A test compares both.
+// A transcript as txt, srt, vtt or json, made here because only the page knows what the user has edited. Text and JSON
+// are what src/linnet/writers.py writes (a test compares them); subtitles are simpler: one cue per segment.
 //
 // transcript: { text, language, durationS, model, processingS, segments: [{ text, startS, endS, language, confidence,
 // words: [{ text, startS, endS, confidence }], flags }] }; times in seconds, unknown values null.
