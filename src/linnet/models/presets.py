@@ -241,7 +241,7 @@ WAV2VEC2_LARGE = replace(
 )
 WAV2VEC2_TINY = replace(
     WAV2VEC2_BASE,
-    summary="wav2vec 2.0 at its smallest (1.9 M), pretraining: minutes on two CPU cores",
+    summary="wav2vec 2.0 at its smallest (2.0 M), pretraining: minutes on two CPU cores",
     shape=WAV2VEC2_TINY_SHAPE,
     steps=600,
     warmup_steps=60,
