@@ -19,6 +19,7 @@ from linnet.errors import AudioContentError, BundleError, CheckpointError, Confi
 from linnet.export.qwen3_aligner import convert_aligner
 from linnet.export.qwen3_asr import convert
 from linnet.export.verb import export
+from linnet.pull import pull
 from linnet.results import Segment, Transcription, Word
 from linnet.runtime import aligner as module
 from linnet.runtime.aligner import (
@@ -195,6 +196,15 @@ def test_export_knows_an_aligner_by_its_head(golden: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
         convert(checkpoint, tmp_path / "asr", decoders={"onnx": "fp32"})  # a recogniser has another head
     assert not (tmp_path / "asr").exists()
+
+
+def test_an_aligner_is_pulled_like_a_recogniser_and_found_by_its_name(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_HOME", str(tmp_path / "home"))
+    checkpoint = write_aligner_checkpoint(golden, tmp_path / "Qwen3-ForcedAligner-0.6B")
+    assert pull(str(checkpoint)).bundle.name == module.DEFAULT
+    load_aligner(threads=1).close()
 
 
 @pytest.mark.parametrize("missing", ["timestamp_token_id", "timestamp_segment_time"])
