@@ -68,7 +68,7 @@ def training(base: Path, digits: Path, tmp_path: Path) -> AdapterTrainConfig:
         snr_db=(-5.0, 5.0),
         noise_probability=1.0,
         batch_audio_s=4.0,
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         steps=30,
         warmup_steps=1,
         log_every=5,
