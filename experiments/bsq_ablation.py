@@ -31,8 +31,8 @@ def arms() -> dict[str, BSQTrainConfig]:
     return {
         "36 bits": BSQ_TINY,
         # The temperature of the entropy term follows the bits, as in the presets.
-        "18 bits": replace(BSQ_TINY, shape=replace(shape, bits=18), inverse_temperature=15.0, entropy_weight=1.0),
-        "9 bits": replace(BSQ_TINY, shape=replace(shape, bits=9), inverse_temperature=7.5, entropy_weight=0.5),
+        "18 bits": replace(BSQ_TINY, shape=replace(shape, bits=18), inverse_temperature=15.0, entropy_weight=0.15),
+        "9 bits": replace(BSQ_TINY, shape=replace(shape, bits=9), inverse_temperature=7.5, entropy_weight=0.075),
         "36 bits, no convolution": replace(BSQ_TINY, shape=replace(shape, convolution=False)),
         "36 bits, no entropy term": replace(BSQ_TINY, entropy_weight=0.0),
     }

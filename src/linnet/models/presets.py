@@ -107,15 +107,14 @@ BSQ_TINY = BSQTrainConfig(
     shape=BSQConfig(bits=36, d_model=128, layers=2, heads=4, waveform_channels=128, waveform_layers=3),
     steps=8000,
     warmup_steps=100,
-    learning_rate=1.5e-3,
+    learning_rate=1e-3,
     schedule="constant",  # the weight average does what a decay would, and a run can stop at any time
     average_weights=0.998,
     crop_s=1.5,
     batch_audio_s=8.0,
-    # 0.83 per bit, and a weight of 1/15 of it: at the reference's 1 and 0.1 the entropy term hardly acts, and few
-    # tokens were left (docs/log.md).
+    # 0.83 per bit: at the reference's 1 the entropy term hardly acts, and few tokens were left (docs/log.md).
     inverse_temperature=30.0,
-    entropy_weight=2.0,
+    entropy_weight=0.3,
     stft_weight=0.1,
     wave_mel_weight=0.1,
     augment=replace(NO_AUGMENT, noise_probability=0.1, snr_db=(10.0, 30.0), freq_masks=1, freq_mask_bands=6),
@@ -142,7 +141,7 @@ BSQ_9 = replace(
     steps=200_000,
     warmup_steps=2000,
     inverse_temperature=7.5,
-    entropy_weight=0.5,
+    entropy_weight=0.075,
     learning_rate=5e-4,
     dev_utterances=60,
     schedule="cosine",
@@ -163,7 +162,7 @@ BSQ_18 = replace(
     summary="audio tokenizer, 18 bits at 50 tokens/s = 900 bit/s",
     shape=BSQConfig(bits=18, d_model=768, layers=12, heads=12, waveform_channels=512, waveform_layers=8),
     inverse_temperature=15.0,
-    entropy_weight=1.0,
+    entropy_weight=0.15,
     learning_rate=3e-4,
 )
 BSQ_36 = replace(
@@ -171,7 +170,7 @@ BSQ_36 = replace(
     summary="audio tokenizer, 36 bits at 50 tokens/s = 1800 bit/s",
     shape=BSQConfig(bits=36, d_model=1024, layers=24, heads=16, waveform_channels=512, waveform_layers=8),
     inverse_temperature=30.0,
-    entropy_weight=2.0,
+    entropy_weight=0.3,
     learning_rate=2e-4,
     gradient_checkpointing=True,
 )
@@ -180,7 +179,7 @@ BSQ_MUSIC = replace(
     summary="audio tokenizer for music, 44.1 kHz, 36 bits at 50 tokens/s = 1800 bit/s",
     shape=replace(BSQ_18.shape, features=MUSIC, bits=36),
     inverse_temperature=30.0,
-    entropy_weight=2.0,
+    entropy_weight=0.3,
 )
 BSQ_ENVIRONMENT = replace(
     BSQ_18,

@@ -12,7 +12,7 @@ def decode(
     codes: Path,
     out: Path,
     /,
-    model: str = "bsq-tiny",
+    model: str,
     vocoder: Literal["auto", "head", "griffin-lim"] = "auto",
     threads: int | None = None,
     quiet: bool = False,

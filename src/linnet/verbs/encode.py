@@ -12,7 +12,7 @@ def encode(
     audio: str,
     out: Path,
     /,
-    model: str = "bsq-tiny",
+    model: str,
     coding: Literal["arithmetic", "packed"] = "arithmetic",
     threads: int | None = None,
     json: bool = False,

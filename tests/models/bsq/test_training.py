@@ -105,7 +105,8 @@ def test_training_learns_and_its_run_becomes_a_codec(config: BSQTrainConfig, tmp
     run = fit(config, quiet=True)
     records = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     logged = [record for record in records if "loss" in record]
-    assert logged[-1]["mel"] < 0.8 * logged[0]["mel"] and logged[-1]["stft"] < logged[0]["stft"]
+    # The waveform head starts from nothing; the code starts as a linear one, and 30 updates must not ruin it.
+    assert logged[-1]["stft"] < 0.9 * logged[0]["stft"] and logged[-1]["mel"] < 0.5
     assert {"sample_entropy_bits", "codebook_entropy_bits", "distinct_tokens", "bits_per_token"} <= logged[0].keys()
     assert records[-1].keys() >= {"dev_mel_db", "dev_wave_mel_db", "dev_bit_entropy", "dev_distinct_tokens"}
     bundle = export_run(run.path, tmp_path / "bundle")

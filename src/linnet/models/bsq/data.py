@@ -103,6 +103,17 @@ def collate(examples: Sequence[Example], shape: BSQConfig) -> Batch:
     return Batch(heard, wanted, torch.from_numpy(samples), token_mask(tokens))
 
 
+def token_sample(clips: Clips, shape: BSQConfig, *, most: int = 300) -> FloatArray:
+    """Normalised log-mel of tokens [N, R · M] of up to `most` clips spread over the corpus, 4 s of each."""
+    mean, std = np.float32(shape.mel_mean), np.float32(shape.mel_std)
+    parts = []
+    for index in range(0, len(clips), max(1, len(clips) // most)):
+        samples = whole_tokens(clips[index][: 4 * shape.features.sample_rate_hz], shape)
+        mel = (log_mel(samples, shape.features).T - mean) / std
+        parts.append(mel.reshape(-1, shape.token_features))
+    return np.concatenate(parts).astype(np.float32)
+
+
 def mel_statistics(clips: Clips, features: FeatureSpec, *, most: int = 300) -> tuple[FloatArray, FloatArray]:
     """Mean and deviation of every band [M] over up to `most` clips spread over the corpus, 10 s of each."""
     total = np.zeros((2, features.n_mels))

@@ -203,10 +203,10 @@ def _write_encoder(writer: _Writer) -> None:
     mean, std = _statistics(writer)
     normal = graph.node("Div", [graph.node("Sub", ["log_mel", mean]), std])
     x = graph.node("Reshape", [normal, graph.integers(-1, config.token_features)])
-    tokens = graph.node("Shape", [x], start=0, end=1)
+    tokens, linear = graph.node("Shape", [x], start=0, end=1), writer.linear(x, "encoder.shortcut", exact=True)
     x = writer.layers(writer.linear(x, "encoder.embed", exact=True), "encoder", tokens)
     latents = writer.linear(writer.norm(x, "encoder.norm"), "encoder.project", exact=True)
-    graph.add("Identity", [latents], ["latents"])
+    graph.add("Add", [latents, linear], ["latents"])
     inputs: list[Value] = [("log_mel", ["frames", config.features.n_mels]), ("bias", ["seen"])]
     writer.finish("bsq_encoder", inputs, [("latents", ["tokens", config.bits])])
 
@@ -217,7 +217,8 @@ def _write_decoder(writer: _Writer) -> None:
     x = writer.layers(writer.linear("codes", "decoder.embed", exact=True), "decoder", tokens)
     hidden = writer.norm(x, "decoder.norm")
     mean, std = _statistics(writer)
-    picture = writer.linear(hidden, "decoder.project", exact=True)
+    linear = writer.linear("codes", "decoder.shortcut", exact=True)
+    picture = graph.node("Add", [writer.linear(hidden, "decoder.project", exact=True), linear])
     picture = graph.node("Reshape", [picture, graph.integers(-1, config.features.n_mels)])
     graph.add("Add", [graph.node("Mul", [picture, std]), mean], ["log_mel"])
     outputs: list[Value] = [("log_mel", ["frames", config.features.n_mels])]

@@ -65,7 +65,7 @@ class BSQ(nn.Module):
         latents = self.encoder(self.normalise(log_mel), mask, hidden_tokens)
         quantized = self.quantizer(latents, mask)
         hidden = self.decoder(quantized.codes, mask)
-        return Reconstruction(self.decoder.mel(hidden), quantized, hidden)
+        return Reconstruction(self.decoder.mel(hidden, quantized.codes), quantized, hidden)
 
     def normalise(self, log_mel: Tensor) -> Tensor:
         """log_mel […, M] with the training data's mean 0 and deviation 1 per band. Nothing is clamped."""
@@ -79,8 +79,9 @@ class BSQ(nn.Module):
     @torch.no_grad()
     def decode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """log_mel [B, F, M] and, with a waveform head, samples [B, N] of ids [B, T]."""
-        hidden = self.decoder(self.quantizer.codes(ids), mask)
-        log_mel = self.decoder.mel(hidden) * self.mel_std + self.mel_mean
+        codes = self.quantizer.codes(ids)
+        hidden = self.decoder(codes, mask)
+        log_mel = self.decoder.mel(hidden, codes) * self.mel_std + self.mel_mean
         return log_mel, None if self.waveform is None else self.waveform(hidden, mask)
 
 
@@ -94,6 +95,7 @@ class Encoder(nn.Module):
         self.layers = Layers(config)
         self.norm = nn.LayerNorm(config.d_model)
         self.project = nn.Linear(config.d_model, config.bits)
+        self.shortcut = nn.Linear(config.token_features, config.bits)
         self.mask_vector: nn.Parameter | None = None
 
     def allow_masking(self) -> None:
@@ -102,10 +104,12 @@ class Encoder(nn.Module):
 
     def forward(self, log_mel: Tensor, mask: Tensor, hidden_tokens: Tensor | None = None) -> Tensor:
         """Latents [B, T, D] of normalised log_mel [B, F, M]; F = T · frames_per_token."""
-        x = self.embed(log_mel.unflatten(1, (-1, self.config.frames_per_token)).flatten(2))  # [B, T, C]
+        heard = log_mel.unflatten(1, (-1, self.config.frames_per_token)).flatten(2)  # [B, T, R · M]
+        x, linear = self.embed(heard), self.shortcut(heard)
         if hidden_tokens is not None and self.mask_vector is not None:
             x = torch.where(hidden_tokens[..., None], self.mask_vector.to(x.dtype), x)
-        return self.project(self.norm(self.layers(x, mask)))
+            linear = linear.masked_fill(hidden_tokens[..., None], 0.0)
+        return self.project(self.norm(self.layers(x, mask))) + linear
 
 
 class Decoder(nn.Module):
@@ -118,15 +122,17 @@ class Decoder(nn.Module):
         self.layers = Layers(config)
         self.norm = nn.LayerNorm(config.d_model)
         self.project = nn.Linear(config.d_model, config.token_features)
+        self.shortcut = nn.Linear(config.bits, config.token_features)
 
     def forward(self, codes: Tensor, mask: Tensor) -> Tensor:
         """States [B, T, C] of codes [B, T, D]."""
         # Codes are ±1/√D, so their length is 1; ±1 is what a linear layer expects.
         return self.norm(self.layers(self.embed(codes * math.sqrt(self.config.bits)), mask))
 
-    def mel(self, hidden: Tensor) -> Tensor:
-        """Normalised log-mel [B, F, M] of states [B, T, C]."""
-        return self.project(hidden).unflatten(2, (self.config.frames_per_token, -1)).flatten(1, 2)
+    def mel(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Normalised log-mel [B, F, M] of states [B, T, C] and their codes [B, T, D]."""
+        tokens = self.project(hidden) + self.shortcut(codes * math.sqrt(self.config.bits))
+        return tokens.unflatten(2, (self.config.frames_per_token, -1)).flatten(1, 2)
 
 
 class Layers(nn.Module):

@@ -25,7 +25,8 @@ from linnet.errors import ConfigError
 from linnet.features import log_mel
 from linnet.manifest import Utterance, read_manifest
 from linnet.models.bsq.config import BSQTrainConfig
-from linnet.models.bsq.data import Batch, ReconstructionDataset, collate, mel_statistics
+from linnet.models.bsq.data import Batch, ReconstructionDataset, collate, mel_statistics, token_sample
+from linnet.models.bsq.initialise import start_linear
 from linnet.models.bsq.model import BSQ, token_mask
 from linnet.models.bsq.quantizer import BinarySphericalQuantizer, everywhere
 from linnet.models.bsq.waveform import WaveformLoss
@@ -115,6 +116,7 @@ class BSQTask:
             inverse_temperature=config.inverse_temperature,
         )
         bsq = BSQ(self.shape, quantizer)
+        start_linear(bsq, token_sample(self._clips(self.train)[1], self.shape))
         bsq.encoder.layers.gradient_checkpointing = config.gradient_checkpointing
         bsq.decoder.layers.gradient_checkpointing = config.gradient_checkpointing
         return TrainableBSQ(bsq, hidden_ratio=config.hidden_ratio)
