@@ -178,6 +178,19 @@ def test_a_client_that_hangs_up_takes_its_work_with_it(
         assert len(talking.heard) <= 2  # the cut that was in work, and that of the other recording
 
 
+def test_a_client_that_leaves_a_stream_takes_its_work_with_it(
+    tmp_path: Path, long_wav: Callable[[float], bytes]
+) -> None:
+    with served(tmp_path) as (server, talking):
+        talking.gate = threading.Event()
+        form = {"model": "fake", "stream": "true"}
+        with server.http.stream("POST", URL, data=form, files={"file": ("a", long_wav(40))}) as answer:
+            assert answer.status_code == 200
+            wait_for(lambda: server.state.engine.pending == 1)
+        wait_for(lambda: server.state.engine.pending == 0)
+        talking.gate.set()
+
+
 def test_a_failing_model_is_500_without_a_stack_trace_and_the_log_has_it_under_the_id(
     tmp_path: Path, wav: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

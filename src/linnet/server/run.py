@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from linnet.errors import ConfigError
 from linnet.runtime.base import Recognizer
 from linnet.server.app import build_app, build_state
 from linnet.server.options import ServerOptions
@@ -72,7 +73,9 @@ class _Server(uvicorn.Server):
 
 
 def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code."""
+    """Serve until SIGINT or SIGTERM; the exit code. Raises ConfigError on systems that cannot."""
+    if not hasattr(socket, "send_fds"):
+        raise ConfigError("linnet serve needs Linux or macOS: its decoders get open files. On Windows, run it in WSL.")
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.WARNING if quiet else logging.INFO,
