@@ -22,11 +22,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -41,6 +41,7 @@ SPEECH = ROOT / "samples" / "en-jfk.flac"
 DIGIT = ROOT / "samples" / "en-digit-seven.flac"
 URL = "/v1/audio/transcriptions"
 FORM = {"model": "nano"}
+Result = TypeVar("Result")
 
 
 class Server:
@@ -307,17 +308,34 @@ def broken_promises(report: dict[str, Any]) -> list[str]:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All parts, one after the other."""
-    report: dict[str, Any] = {"load_average_before": os.getloadavg()}
-    with serving("--threads", str(options.threads)) as server:
-        report["load"] = [await load(server, clients, options.seconds) for clients in options.clients]
-        report["hostile"] = await hostile(server, options.hostile)
-        report["memory"] = await memory(server, options.requests)
-        report["live"] = await live(server, options.live_minutes)
-    report["overload"] = await overload(64, 8)
-    report["kill_9"] = await kill_and_restart()
-    report["load_average_after"] = os.getloadavg()
+    """All parts, one after the other, each with the load of the machine before it."""
+    report: dict[str, Any] = {}
+    for name, measured in (
+        ("overload", overload(64, 8)),
+        ("kill_9", kill_and_restart()),
+        ("load", all_loads(options)),
+        ("hostile", with_server(options, lambda server: hostile(server, options.hostile))),
+        ("live", with_server(options, lambda server: live(server, options.live_minutes))),
+        ("memory", with_server(options, lambda server: memory(server, options.requests))),
+    ):
+        started, load_average = time.perf_counter(), os.getloadavg()[0]
+        report[name] = await measured
+        seconds = time.perf_counter() - started
+        sys.stderr.write(f"{name}: {seconds:.0f} s\n{json.dumps(report[name])}\n")
+        report.setdefault("load_average_before", {})[name] = round(load_average, 1)
     return report
+
+
+async def with_server(options: argparse.Namespace, part: Callable[[Server], Awaitable[Result]]) -> Result:
+    """A part of the report that has a server of its own."""
+    with serving("--threads", str(options.threads)) as server:
+        return await part(server)
+
+
+async def all_loads(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The load with each number of clients, on one server."""
+    with serving("--threads", str(options.threads)) as server:
+        return [await load(server, clients, options.seconds) for clients in options.clients]
 
 
 def main() -> int:
