@@ -16,6 +16,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate.state import AcceleratorState
@@ -24,6 +25,7 @@ from linnet.bundle import Bundle
 from linnet.errors import LinnetError
 from linnet.manifest import Utterance, read_manifest, write_manifest
 from linnet.models.presets import WAV2VEC2_TINY, WAV2VEC2_TINY_CTC
+from linnet.report import Row
 from linnet.train.run_folder import environment
 from linnet.train.trainer import fit
 
@@ -144,11 +146,18 @@ def evaluate_cell(options: argparse.Namespace, run: Path) -> None:
         recognizer = load_model(bundle, threads=options.threads)
         report = evaluate(recognizer, options.data / "test.jsonl", corpora=TEST_CORPORA, limit=options.test_utterances)
         recognizer.close()
-        found[decoding] = {
-            row.corpus: {"wer": row.wer, "wer_interval": row.wer_interval, "cer": row.cer, "utterances": row.utterances}
-            for row in report.rows
-        }
+        found[decoding] = {row.corpus: figures(row) for row in report.rows if row.corpus in TEST_CORPORA}
     (run / "test.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def figures(row: Row) -> dict[str, Any]:
+    """Rates with 95 % intervals over utterances."""
+    rates = {name: getattr(row, name) for name in ("wer", "cer")}
+    return {
+        **{name: interval.rate for name, interval in rates.items()},
+        **{f"{name}_interval": [interval.low, interval.high] for name, interval in rates.items()},
+        "utterances": row.scored,
+    }
 
 
 def attach(options: argparse.Namespace, bundle: Bundle) -> None:
