@@ -100,7 +100,9 @@ class AVSRConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AVSRConfig:
         """The configuration that `to_dict` wrote; raises TypeError or ConfigError for anything else."""
-        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         return cls(**plain)
 
 
