@@ -64,7 +64,8 @@ def test_a_conversion_without_rounding_loses_nothing(checkpoint: Path, exact: Bu
     for part in ("encoder", "encoder (full attention)"):
         assert found.figures[part]["max_abs"] == 0
     for part in ("decoder.onnx", "encoder + decoder.onnx"):
-        assert found.figures[part]["token_exact"] == 1 and found.figures[part]["kl"] == 0
+        # the reference's weights stay in their file, so its sums have another order
+        assert found.figures[part]["token_exact"] == 1 and found.figures[part]["kl"] < 1e-8
 
 
 def test_figures_are_stored_with_the_bundle(checkpoint: Path, small: Bundle, exact: Bundle) -> None:

@@ -20,6 +20,7 @@ from linnet.bundle import Bundle
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.encoder import Attention, Encoder, clip_features
 from linnet.runtime.loader import DecoderChoice, open_decoder
+from linnet.runtime.onnx_decoder import OnnxDecoder
 from linnet.runtime.prompt import build_prompt
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
@@ -78,7 +79,7 @@ def record(bundle: Bundle, clips: Sequence[FloatArray], *, threads: int | None =
     mels = [clip_features(clip, bundle.features) for clip in clips]
     heard = {attention: hear(bundle, mels, attention, threads=threads) for attention in ATTENTIONS}
     recordings = []
-    with _opened(bundle, "auto", threads) as decoder:
+    with _opened_reference(bundle, threads) as decoder:
         prefix, suffix = decoder.embed(prompt.prefix), decoder.embed(prompt.suffix)
         for index, mel in enumerate(mels):
             embeddings = np.concatenate([prefix, heard["windowed"][index], suffix])
@@ -178,6 +179,20 @@ def _opened(bundle: Bundle, kind: DecoderChoice, threads: int | None) -> Iterato
         yield decoder
     finally:
         decoder.close()
+
+
+@contextmanager
+def _opened_reference(bundle: Bundle, threads: int | None) -> Iterator[Decoder]:
+    """The reference's decoder; at fp32 it may be larger than memory, so its weights stay in the mapped file."""
+    if not bundle.has("decoder.onnx"):
+        with _opened(bundle, "auto", threads) as decoder:
+            yield decoder
+        return
+    reference = OnnxDecoder(bundle.file("decoder.onnx"), threads=threads, prepack=False)
+    try:
+        yield reference
+    finally:
+        reference.close()
 
 
 def _log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

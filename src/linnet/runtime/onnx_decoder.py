@@ -40,16 +40,18 @@ class OnnxDecoder:
         *,
         threads: int | None = None,
         spinning: bool = False,
+        prepack: bool = True,
         max_slots: int = 8,
         max_length: int = 4096,
     ) -> None:
         """Load `path` and, by mapping, its `.data` file.
 
         `threads` is the number of cores to use (None: all physical ones); `spinning` lets idle threads wait busily:
-        a little faster on a quiet machine, but with other work on it a step took 1.5 times as long.
+        a little faster on a quiet machine, but with other work on it a step took 1.5 times as long. `prepack=False`
+        leaves float weights in the mapped file instead of laying a copy out for speed: for models larger than memory.
         Raises BundleNotFoundError or BundleCorruptError.
         """
-        self._session = _open_session(path, threads, spinning)
+        self._session = _open_session(path, threads, spinning, prepack)
         layout = _read_layout(path, self._session)
         self.hidden_size: int = layout["hidden_size"]
         self.vocab_size: int = layout["vocab_size"]
@@ -249,7 +251,7 @@ class _EmbeddingTable:
         return ((values - np.float32(128)) * self._scales[ids]).reshape(len(ids), -1)[:, : self._hidden_size]
 
 
-def _open_session(path: Path, threads: int | None, spinning: bool) -> ort.InferenceSession | None:
+def _open_session(path: Path, threads: int | None, spinning: bool, prepack: bool) -> ort.InferenceSession | None:
     import onnxruntime as ort
 
     for file in (path, path.with_name(path.name + ".data")):
@@ -258,6 +260,8 @@ def _open_session(path: Path, threads: int | None, spinning: bool) -> ort.Infere
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime's own exceptions share no public base class
