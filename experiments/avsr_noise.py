@@ -225,6 +225,7 @@ def write(work: Path, out: Path) -> None:
 
 
 def summary(have: Sequence[dict[str, list[int]]]) -> dict[str, float]:
+    """Pooled error rate, its interval, and the words of the test set."""
     errors = np.sum([one["errors"] for one in have], axis=0)
     words = np.sum([one["words"] for one in have], axis=0)
     low, high = bootstrap_interval(errors, words)
@@ -232,7 +233,7 @@ def summary(have: Sequence[dict[str, list[int]]]) -> dict[str, float]:
         "wer": float(errors.sum() / words.sum()),
         "low": low,
         "high": high,
-        "words": int(have[0]["words"] and sum(have[0]["words"])),
+        "test_words": sum(have[0]["words"]),
     }
 
 
