@@ -332,6 +332,22 @@ def test_language_and_context_are_in_every_prompt(make: Make) -> None:
         assert "system\nLinnet<|im_end|>" in text and "language English<asr_text>" in text
 
 
+def test_an_interruption_loses_no_words(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a cut is recognised: `finish` recognises it."""
+    made = make()
+    stream = StreamingTranscriber(made, detector=loudness_detector, partials=False)
+    recognize = made.recognize
+
+    def interrupted(*args: object, **options: object) -> None:
+        monkeypatch.setattr(made, "recognize", recognize)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made, "recognize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.push(np.concatenate([tone(2), silence(3)]))
+    assert [event.text for event in stream.finish()] == ["word word"]
+
+
 def test_bad_samples_are_errors_and_lose_nothing_else(make: Make) -> None:
     stream = StreamingTranscriber(make(), detector=loudness_detector)
     stream.push(tone(1))

@@ -83,6 +83,7 @@ class StreamingTranscriber:
         self._planner = CutPlanner(detector or SpeechDetector(), max_cut_s=max_cut_s, max_pause_s=max_pause_s)
         self._waiting: list[FloatArray] = []
         self._count = 0
+        self._settled: list[Cut] = []
         self._draft: Draft | None = None
         self._drafted = (-1, 0)  # start of the cut that the draft is of, and how far the draft went
         self._shown: StreamEvent | None = None  # the partial that stands
@@ -117,10 +118,13 @@ class StreamingTranscriber:
         return block
 
     def _final(self, planned: Iterable[Cut]) -> list[StreamEvent]:
-        cuts = list(planned)  # before the recogniser: looking for speech must not keep other streams waiting
-        if not cuts:
+        # Planned before the recogniser is asked: looking for speech must not keep other streams waiting. And kept until
+        # it has answered, so that Ctrl-C in the middle loses no words.
+        self._settled += planned
+        if not self._settled:
             return []
-        segments = self._recognizer.recognize(cuts, language=self._language, context=self._context)
+        segments = self._recognizer.recognize(self._settled, language=self._language, context=self._context)
+        self._settled = []
         if segments:
             self._shown = None  # replaced by what is final
         return [
