@@ -105,7 +105,7 @@ def collate(examples: Sequence[Example], shape: BSQConfig) -> Batch:
 
 def token_sample(clips: Clips, shape: BSQConfig, *, most: int = 300) -> FloatArray:
     """Normalised log-mel of tokens [N, R · M] of up to `most` clips spread over the corpus, 4 s of each."""
-    mean, std = np.float32(shape.mel_mean), np.float32(shape.mel_std)
+    mean, std = np.array(shape.mel_mean, np.float32), np.array(shape.mel_std, np.float32)
     parts = []
     for index in range(0, len(clips), max(1, len(clips) // most)):
         samples = whole_tokens(clips[index][: 4 * shape.features.sample_rate_hz], shape)
