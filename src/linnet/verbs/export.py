@@ -14,7 +14,7 @@ def export(
     source: Path,
     out: Path,
     /,
-    encoder: Literal["fp32", "int8", "int8-careful"] = "int8",
+    encoder: str = "int8",
     decoder: tuple[str, ...] = ("int8",),
     adapter: Path | None = None,
     name: str | None = None,
@@ -25,8 +25,9 @@ def export(
     Args:
         source: Run folder of `linnet train`, or checkpoint folder with config.json and safetensors.
         out: Bundle folder to write; it must not exist yet. FILE.safetensors writes the adapter of a run by itself.
-        encoder: Precision of the encoder; int8-careful is the careful one. Four bits break recognition: not offered.
-        decoder: Decoders to include: fp32, int8, int4 (ONNX), f16, q8_0, q4_k_m (GGUF); one of each kind at most.
+        encoder: Precision of the encoder: fp32, int8, or int8-careful (in blocks). Four bits break recognition.
+        decoder: Decoders to include: fp32, int8, int8-careful, int4, int4-asym (ONNX), f16, q8_0, q6_k, q5_k_m,
+            q4_k_m, q4_0 (GGUF); one of each kind at most.
         adapter: Adapter file to build into a checkpoint's encoder; it must have been trained on this checkpoint.
         name: Name stored in the bundle; by default the folder's.
         checkpoint: Which checkpoint of a run folder.
