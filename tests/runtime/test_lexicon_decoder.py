@@ -92,3 +92,13 @@ def test_a_model_of_other_letters_is_refused(tmp_path: Path, vocabulary: Vocabul
     estimate([["xyz"]], order=1).write_arpa(tmp_path / "lm.arpa")
     with pytest.raises(BundleCorruptError, match="no word that the model's 6 labels can spell"):
         LexiconDecoder(tmp_path / "lm.arpa", vocabulary, blank_id=0)
+
+
+def test_a_damaged_file_is_named_and_reading_says_nothing(
+    arpa: Path, vocabulary: Vocabulary, capfd: pytest.CaptureFixture[str]
+) -> None:
+    LexiconDecoder(arpa, vocabulary, blank_id=0)
+    assert capfd.readouterr() == ("", "")
+    arpa.write_text(arpa.read_text().replace("\\2-grams:", "\\7-grams:"))
+    with pytest.raises(BundleCorruptError, match="KenLM cannot read"):
+        LexiconDecoder(arpa, vocabulary, blank_id=0)

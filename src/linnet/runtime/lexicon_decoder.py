@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,11 @@ class LexiconDecoder:
                 "text in the model's language."
             )
         self._words = dictionary.Dictionary(list(spelled))
-        self._lm = KenLM(str(arpa), self._words)
+        try:
+            with _quiet():
+                self._lm = KenLM(str(arpa), self._words)
+        except RuntimeError as problem:
+            raise BundleCorruptError(f"KenLM cannot read {arpa}: {problem}. Run `linnet lm` again.") from problem
         self._trie = decoder.Trie(self._labels, self._separator)
         start = self._lm.start(False)
         for index, spelling in enumerate(spelled.values()):
@@ -90,6 +97,19 @@ class LexiconDecoder:
                 confidences.append(float(np.exp(log_probs[position : position + length, token]).mean()))
             position += length
         return CtcResult(tuple(tokens), tuple(starts), tuple(ends), tuple(confidences), float(found[0].score))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """KenLM draws a progress bar on stderr while it reads; nobody asked for it."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _spellings(arpa: Path, vocabulary: Vocabulary, separator: int) -> dict[str, list[int]]:
