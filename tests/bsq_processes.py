@@ -28,7 +28,10 @@ if __name__ == "__main__":
     )
     task = BSQTask(config)
     torch.manual_seed(0)
-    model = DistributedDataParallel(task.build_model())
+    built = task.build_model()
+    for layer in (built.bsq.encoder.project, built.bsq.decoder.project):
+        torch.nn.init.normal_(layer.weight, std=0.1)  # they start at zero, and the stacks would get no gradient
+    model = DistributedDataParallel(built)
     _, clips = load_clips(task.train, config.run_dir.parent / "cache")
     data = ReconstructionDataset(clips, config, training=True)
     # Uneven shares: a mean of the processes' means would not be the mean over all tokens.
