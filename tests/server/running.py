@@ -160,6 +160,8 @@ class TalkingRecognizer:
 class Draft:
     text: str
     confidence: float
+    has_ended: bool = True
+    has_ended: bool = True
 
 
 def to_wav(samples: np.ndarray) -> bytes:
