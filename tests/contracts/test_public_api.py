@@ -37,5 +37,6 @@ def test_evaluate_takes_these_parameters() -> None:
     from linnet.evaluate import evaluate
 
     assert list(inspect.signature(evaluate).parameters) == [
-        *("recognizer", "manifest", "noise", "snr_db", "seed", "language", "corpora", "limit", "progress")
+        *("recognizer", "manifest", "noise", "snr_db", "damage", "front_end", "seed", "language", "corpora", "limit"),
+        "progress",
     ]
