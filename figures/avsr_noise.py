@@ -57,7 +57,7 @@ def draw(result: dict[str, Any]) -> plt.Figure:
         row[0].set_ylim(0, 105)
     seeds = sorted({seed for systems in result["grid"].values() for known in systems.values() for seed in known})
     whole = "" if result["complete"] else ", a part of the grid"
-    figure.suptitle(f"Six systems, one recipe: seeds {', '.join(map(str, seeds))}{whole}", y=1.02)
+    figure.suptitle(f"Sound, lips, and both: seed {', '.join(map(str, seeds))}{whole}", y=1.02)
     axes[0][1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from linnet.containers import AUDIO_SUFFIXES
 from linnet.data.corpora.recording import Recording, read_text
 from linnet.errors import ManifestError
+from linnet.video import VIDEO_SUFFIXES
 
 LAYOUT = "text files of audio|video|transcript lines (.txt, .lst, .list, .psv)"
 _SUFFIXES = (".txt", ".lst", ".list", ".psv")
@@ -43,8 +45,12 @@ def recordings(source: Path) -> Iterator[Recording]:
 def _lists(source: Path) -> Iterator[Path]:
     for path in sorted(source.iterdir()):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            first = next(_lines(path), None)
-            if first is not None and len(first[1]) == 3:
+            try:
+                first = next(_lines(path), None)
+            except ManifestError:  # not text in UTF-8: whatever it is, no list
+                continue
+            names = first[1][:2] if first is not None and len(first[1]) == 3 else []
+            if any(Path(name).suffix.lower() in AUDIO_SUFFIXES | VIDEO_SUFFIXES for name in names):
                 yield path
 
 
