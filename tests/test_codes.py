@@ -19,8 +19,6 @@ def codes(bits: int = 18, tokens: int = 40, seed: int = 0) -> Codes:
     ids = np.random.default_rng(seed).integers(0, 1 << bits, tokens, dtype=np.int64)
     length = tokens * 320 - 7 * (tokens > 0)
     return Codes(ids, bits, samples=length, sample_rate_hz=16_000, token_samples=320, model="m")
-        ids, bits, samples=tokens * 320 - 7 * (tokens > 0), sample_rate_hz=16_000, token_samples=320, model="m"
-    )
 
 
 @given(st.integers(1, 62), st.integers(0, 60), st.integers(0, 9), st.sampled_from(["packed", "arithmetic"]))
