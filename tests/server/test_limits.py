@@ -7,7 +7,6 @@ import io
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from running import Running, TalkingRecognizer, running
+from running import Running, TalkingRecognizer, running, wait_for
 
 from linnet.errors import ConfigError
 from linnet.server.limits import key_is_valid
@@ -234,10 +233,3 @@ def test_paths_of_clients_do_not_become_metrics(server: Running) -> None:
     for number in range(3):
         assert server.http.get(f"/nothing-{number}").status_code == 404
     assert "nothing" not in server.http.get("/metrics").text
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

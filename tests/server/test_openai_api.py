@@ -43,8 +43,10 @@ def test_the_official_client_gets_the_text_that_the_model_gives(client: openai.O
 def test_plain_formats_are_text(client: openai.OpenAI, format: str) -> None:
     text = client.audio.transcriptions.create(model="nano", file=JFK, response_format=format)
     plain = client.audio.transcriptions.create(model="nano", file=JFK).text
-    assert isinstance(text, str) and plain in text
-    assert text.startswith({"text": plain, "srt": "1\n00:00:", "vtt": "WEBVTT\n"}[format])
+    assert isinstance(text, str)
+    said = [line for line in text.splitlines() if "-->" not in line and not line.isdigit() and line != "WEBVTT"]
+    assert " ".join(" ".join(said).split()) == plain
+    assert text.startswith({"text": "", "srt": "1\n00:00:", "vtt": "WEBVTT\n"}[format])
 
 
 def test_verbose_json_has_every_field_that_typed_clients_read(

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import Running, TalkingRecognizer, running
+from running import Running, TalkingRecognizer, running, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from linnet.runtime.base import Recognizer
 from linnet.runtime.streaming import StreamingTranscriber
+from linnet.server.streaming import BUFFER_BYTES
 
 
 @contextlib.contextmanager
@@ -189,10 +190,10 @@ def test_a_client_faster_than_the_model_is_slowed_down_and_loses_nothing(tmp_pat
     with running(talking) as server, session(server) as socket:
         sender = threading.Thread(target=send_all, args=(socket, data, 64_000))
         sender.start()
-        sender.join(0.5)
+        wait_for(lambda: any(len(one._buffer) >= BUFFER_BYTES for one in server.state.streams))
         assert sender.is_alive()  # twenty megabytes do not fit into the buffers of two sockets
         (one,) = server.state.streams
-        assert len(one._buffer) <= 2 * (1 << 18) + 64_000
+        assert len(one._buffer) <= BUFFER_BYTES + 64_000
         gate.set()
         messages = rest(socket)
         sender.join(30)
