@@ -90,7 +90,14 @@ def test_an_example_follows_from_seed_epoch_and_index(utterances: list[Utterance
 def test_augmentation_grows_over_the_first_epochs(utterances: list[Utterance], clips: Clips) -> None:
     augment = replace(NO_AUGMENT, gain_db=(8.0, 8.0))
     data = SpeechDataset(
-        utterances, clips, single_parts(clips), features=WHISPER_128, augment=augment, seed=0, clean_epochs=1, ramp_epochs=3
+        utterances,
+        clips,
+        single_parts(clips),
+        features=WHISPER_128,
+        augment=augment,
+        seed=0,
+        clean_epochs=1,
+        ramp_epochs=3,
     )
     plain = log_mel(clips[0])
     # one decibel is 0.1 / 4 of a Whisper-scaled log-mel
