@@ -19,8 +19,14 @@ from linnet.manifest import Utterance, write_manifest
 from linnet.text import language_code
 
 # `auto` takes the first that matches; any folder matches the last.
-CORPORA = {"librispeech": librispeech, "common_voice": common_voice, "aishell": aishell, "grid": grid, "av_list": av_list,
-           "folder": folder}  # fmt: skip
+CORPORA = {
+    "librispeech": librispeech,
+    "common_voice": common_voice,
+    "aishell": aishell,
+    "grid": grid,
+    "av_list": av_list,
+    "folder": folder,
+}
 
 
 @dataclass(frozen=True)
