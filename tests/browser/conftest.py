@@ -31,7 +31,7 @@ def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright keeps an event loop running, which other tests must not meet
 def browser(microphone: Path) -> Iterator[Any]:
     """Chromium with a fake microphone."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing (pip install -e '.[dev]')")
@@ -44,7 +44,7 @@ def browser(microphone: Path) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(browser: Any) -> Iterator[str]:
     """The address of a server without a key."""
     with running_server() as address:
