@@ -120,13 +120,22 @@ def test_context_does_not_speak_in_silence(nano: Recognizer) -> None:
 
 
 def test_accuracy_guard_spoken_digits(nano: Recognizer, shared: Path) -> None:
-    """Accuracy guard, not a benchmark: on all 250 clips the model is meant to stay below 3 %, so 30 of them above 10 %
-    (four errors or more) are a broken model or a broken runtime, not bad luck."""
+    """Accuracy guard, not a benchmark: on all 250 clips the model makes one error (0.4 %), so more than one in these 30
+    are a broken model or a broken runtime, not bad luck."""
     digits = [entry for entry in read_manifest(shared / "data/test.jsonl") if entry.corpus == "fsdd"][:30]
     assert len(digits) == 30
     references = [entry.text or "" for entry in digits]
     result = wer(references, [nano.transcribe(entry.audio_path).text for entry in digits], language="en")
-    assert not math.isnan(result.rate) and result.rate <= 0.10, result
+    assert not math.isnan(result.rate) and result.rate <= 1 / 30, result
+
+
+def test_accuracy_guard_sentences(nano: Recognizer, shared: Path) -> None:
+    """The model gets a third of the words of unseen speakers right (67 % word error rate on 1000 clips): a decoder that
+    does not listen is at 100 % or more. With 60 clips the standard error is about 3.5 points."""
+    clips = [entry for entry in read_manifest(shared / "data/test.jsonl") if entry.corpus == "speechocean762"][::17]
+    references = [entry.text or "" for entry in clips]
+    result = wer(references, [nano.transcribe(entry.audio_path).text for entry in clips], language="en")
+    assert len(clips) > 50 and result.rate <= 0.80, result
 
 
 def test_what_was_recognised_before_does_not_matter(nano: Recognizer) -> None:

@@ -33,6 +33,9 @@ def commands(markdown: str) -> list[str]:
 
 
 USE_IT = section(README, "Use it")
+# These wait for a person; tests/e2e/test_serve.py and tests/test_live.py run them.
+INTERACTIVE = {"linnet serve", "linnet transcribe --live"}
+TIMEOUT_S = 120  # generous: it bounds a command that waits for somebody
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,12 @@ def run(command: str, desk: Path, folder: Path) -> subprocess.CompletedProcess[s
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
 
 
@@ -77,7 +85,7 @@ def test_the_first_command_gives_a_line_for_each_sample(desk: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("command", commands(USE_IT))
+@pytest.mark.parametrize("command", [line for line in commands(USE_IT) if line.strip() not in INTERACTIVE])
 def test_commands_of_use_it(desk: Path, command: str) -> None:
     speech = SAMPLES / ("zh-today.flac" if "--language zh" in command else "en-adult.flac")
     write_audio(desk / "talk.mp3", read_audio(speech), 16_000)
@@ -95,6 +103,7 @@ def test_commands_of_use_it(desk: Path, command: str) -> None:
 
 def test_every_verb_of_use_it_was_found() -> None:
     """So that a change of the README's layout does not leave the test above without commands."""
+    assert set(commands(USE_IT)) >= INTERACTIVE
     assert {"transcribe", "evaluate", "doctor"} <= {word for line in commands(USE_IT) for word in line.split()}
 
 
