@@ -25,6 +25,7 @@ from linnet.runtime.base import AudioSource
 from linnet.runtime.encoder import Encoder, clip_features
 from linnet.runtime.loader import resolve
 from linnet.runtime.prompt import encode_plain
+from linnet.runtime.providers import open_session
 from linnet.runtime.qwen3_asr import _open_tokenizer, _read_config
 from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ
@@ -61,13 +62,13 @@ class Aligner:
         self._tokenizer = _open_tokenizer(bundle)
         bundle.file("encoder_conv.onnx")
         self._encoder = Encoder(bundle.file("encoder.onnx").parent, self._config, threads=threads)
-        self._session: Any = _open_session(bundle.file("aligner.onnx"), threads)
+        self._session: Any = open_session(bundle.file("aligner.onnx"), threads=threads)
 
     def align(self, samples: npt.ArrayLike, text: str, *, language: str | None = None) -> list[Word]:
         """The words of `text` with their times in mono samples [N] at 16 kHz; no words for a text without any.
 
-        Raises ConfigError for more than 180 s or a closed aligner, LanguageError for a language it does not know,
-        AudioContentError.
+        `language` is a code. Raises ConfigError for more than 180 s, a language the aligner was not made for or a
+        closed aligner, LanguageError for a code of no language, AudioContentError.
         """
         clip = check_samples(samples)
         duration_s = len(clip) / SAMPLE_RATE_HZ
@@ -220,15 +221,3 @@ def separate(spans: Sequence[tuple[float, float]], duration_s: float) -> list[tu
         moved[index] = (min(start_s, limit - shortest), limit)
         limit = moved[index][0]
     return moved
-
-
-def _open_session(path: Path, threads: int | None) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # onnxruntime's own exceptions share no public base class
-        raise BundleCorruptError(f"ONNX Runtime cannot load {path}: {problem}. Export or pull it again.") from problem
