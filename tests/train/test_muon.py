@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from linnet.errors import ConfigError
 from linnet.train.config import TrainConfig
-from linnet.train.muon import MuonWithAdamW
+from linnet.train.muon import Muon, MuonWithAdamW, orthogonalise
 from linnet.train.optim import build_optimizer
 
 CONFIG = TrainConfig(family="any", run_dir=Path("unused"), optimizer="muon", learning_rate=1e-2, weight_decay=0.0)
@@ -73,6 +73,32 @@ def test_an_update_is_orthogonal_in_the_layers_and_adamw_elsewhere() -> None:
             assert float(sizes[0]) == pytest.approx(1e-2 * 0.2 * 8**0.5, rel=0.3)
         else:
             torch.testing.assert_close(value, adamw[name], atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16), (1, 8)])
+def test_updates_equal_those_of_torchs_muon(shape: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape)) for _ in range(2))
+    optimizer = Muon([ours], lr=1e-2, weight_decay=0.1)
+    reference = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        reference.step()
+    # torch iterates in bfloat16 (8 bits), which leaves about 1 % of an update; four updates move by about 0.06.
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_orthogonalising_applies_the_quintic_to_every_singular_value() -> None:
+    torch.manual_seed(2)
+    matrix = torch.randn(12, 40) * torch.logspace(0, -3, 12)[:, None]
+    u, sizes, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    sizes = sizes / sizes.norm()
+    for _ in range(5):
+        sizes = 3.4445 * sizes - 4.775 * sizes**3 + 2.0315 * sizes**5
+    # In float32 the square of the smallest size, 1e-6 of the largest, keeps about one digit less than it has.
+    torch.testing.assert_close(orthogonalise(matrix).double(), u @ torch.diag(sizes) @ v, atol=1e-4, rtol=0)
 
 
 def test_a_learning_rate_set_on_the_groups_reaches_both() -> None:

@@ -1,8 +1,9 @@
 """Muon for the matrices inside the layers, AdamW for all else, behind one optimiser.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; torch.optim.Muon) moves a matrix by the nearest
-orthogonal matrix to its momentum. From scratch, nano's encoder needed half the audio to reach the same loss
-(docs/log.md); a step costs more, so it pays where the data is small.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) moves a matrix by the nearest orthogonal matrix to
+its momentum. From scratch, nano's encoder needed half the audio to reach the same loss (docs/log.md); a step costs
+more, so it pays where the data is small. `torch.optim.Muon` is the reference (tests/train/test_muon.py); ours differs
+in arithmetic only: float32 and the smaller Gram matrix, which on a CPU without matrix units takes 0.4 of the time.
 """
 
 from __future__ import annotations
@@ -11,9 +12,58 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from linnet.train.config import TrainConfig
+
+MOMENTUM, ITERATIONS = 0.95, 5
+QUINTIC = (3.4445, -4.775, 2.0315)  # of the Newton–Schulz iteration X ← (a + b·XXᵀ + c·(XXᵀ)²)·X
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised Nesterov momentum for matrices, with updates scaled to AdamW's (Liu et al. 2025,
+    arXiv:2502.16982), so that both take the same learning rate."""
+
+    def __init__(self, matrices: list[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update; a closure is not supported."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+                update = orthogonalise(matrix.grad.lerp(momentum, MOMENTUM))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """[m, n] with its singular values brought near 1 (0.7…1.2) by five Newton–Schulz steps.
+
+    All steps are polynomials of the same Gram matrix XXᵀ, so the iteration runs on that one and on the product of its
+    factors, both [min(m, n)]², and touches the long side only at its beginning and end.
+    """
+    a, b, c = QUINTIC
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide.float() / (wide.float().norm() + 1e-7)
+    gram = x @ x.T
+    diagonal = torch.eye(len(gram), device=x.device) * a
+    factors = None
+    for step in range(ITERATIONS):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c) + diagonal
+        factors = factor if factors is None else factor @ factors
+        if step + 1 < ITERATIONS:
+            gram = factor @ gram @ factor
+    assert factors is not None
+    x = factors @ x
+    return (x.T if wide is not matrix else x).to(matrix.dtype)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -28,10 +78,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             {"params": [parameter for parameter in others if parameter.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
         ]
-        # The scale of its updates is matched to AdamW's, so both take the same learning rate.
-        muon = torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=5 * config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(matrices, lr=config.learning_rate, weight_decay=5 * config.weight_decay)
         adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8, fused=True)
         self.parts: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
         super().__init__(matrices + others, {})
