@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("pretraining", "fine_tuning", "masks", "inference", "memory")
 CLIPS, CLIP_S = 2, 5.0
 CLASSES = 32
+SIZES = ((4, 249), (16, 499), (64, 749))
 
 
 def timed(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, Any]:
@@ -145,28 +146,35 @@ def fine_tuning(repeats: int) -> dict[str, Any]:
 
 
 def masks(repeats: int) -> dict[str, Any]:
-    """Masks and 100 negatives of a batch of 16 clips of 10 s."""
+    """Masks and 100 negatives of batches of three sizes; the figures at the top level are those of 16 clips of 10 s."""
+    found = {f"{clips} × {frames / 50:.0f} s": masks_of(clips, frames, repeats) for clips, frames in SIZES}
+    return found["16 × 10 s"] | {"by_size": found}
+
+
+def masks_of(clips: int, frames: int, repeats: int) -> dict[str, Any]:
+    """One size: both together, and each alone."""
     from transformers.models.wav2vec2 import modeling_wav2vec2 as modeling
 
-    clips, frames = 16, 499
     lengths = torch.full((clips,), frames)
 
-    def ours() -> None:
-        mask = span_mask(lengths, frames, share=0.65, length=10, at_least=2)
+    def our_masks() -> Tensor:
+        return span_mask(lengths, frames, share=0.65, length=10, at_least=2)
+
+    def their_masks() -> np.ndarray:
+        return modeling._compute_mask_indices((clips, frames), 0.65, 10, min_masks=2)
+
+    def our_negatives(mask: Tensor) -> None:
         positions, counts = masked_positions(mask)
         sample_negatives(counts, positions.shape[1], 100)
 
-    def theirs() -> None:
-        mask = modeling._compute_mask_indices((clips, frames), 0.65, 10, min_masks=2)
+    def their_negatives(mask: np.ndarray) -> None:
         modeling._sample_negative_indices((clips, frames), 100, mask)
 
-    def our_masks() -> None:
-        span_mask(lengths, frames, share=0.65, length=10, at_least=2)
-
-    def their_masks() -> None:
-        modeling._compute_mask_indices((clips, frames), 0.65, 10, min_masks=2)
-
-    return timed(ours, theirs, 20 * repeats) | {"masks_alone": timed(our_masks, their_masks, 20 * repeats)}
+    mask = our_masks()
+    return timed(lambda: our_negatives(our_masks()), lambda: their_negatives(their_masks()), 20 * repeats) | {
+        "masks_alone": timed(our_masks, their_masks, 20 * repeats),
+        "negatives_alone": timed(lambda: our_negatives(mask), lambda: their_negatives(mask.numpy()), 20 * repeats),
+    }
 
 
 def inference(repeats: int, threads: int) -> dict[str, Any]:
