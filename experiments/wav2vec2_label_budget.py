@@ -45,11 +45,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="updates of fine-tuning, for every cell the same")
     parser.add_argument("--test-utterances", type=int, default=100, help="of each test corpus")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--summarise", action="store_true", help="write the results of what is finished, train nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
 
-    pretrained = pretrain(options)
     cells = [(seed, minutes, start) for seed in SEEDS for minutes in MINUTES for start in ("pretrained", "random")]
+    if options.summarise:
+        write_results(options, cells)
+        return
+    pretrained = pretrain(options)
     for seed, minutes, start in cells:
         run = fine_tune(options, seed, minutes, pretrained if start == "pretrained" else None)
         evaluate_cell(options, run)
@@ -178,21 +182,32 @@ def read(folder: Path) -> Bundle:
     return read_bundle(folder)
 
 
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]) -> None:
     """Everything that is finished."""
     found = []
     for seed, minutes, start in cells:
-        path = options.work / f"{start}-{minutes}min-seed{seed}" / "test.json"
-        if path.exists():
-            found.append({"seed": seed, "minutes": minutes, "start": start, "test": json.loads(path.read_text())})
-    log = (options.work / "pretraining" / "metrics.jsonl").read_text().splitlines()
-    validations = [line for line in map(json.loads, log) if "dev_accuracy" in line]
+        run = options.work / f"{start}-{minutes}min-seed{seed}"
+        if (run / "test.json").exists():
+            found.append(
+                {
+                    "seed": seed,
+                    "minutes": minutes,
+                    "start": start,
+                    "training_ctc": [line["ctc"] for line in metrics(run) if "ctc" in line],
+                    "test": json.loads((run / "test.json").read_text()),
+                }
+            )
+    validations = [line for line in metrics(options.work / "pretraining") if "dev_accuracy" in line]
     results = {
         "question": "error rates by minutes of labels, with pretraining and without",
         "cells": found,
         "cells_missing": len(cells) - len(found),
         "pretraining": {"steps": options.pretraining_steps, "seed": 0, "last_validation": validations[-1:]},
-        "fine_tuning": {"steps": options.steps, "batch_audio_s": 20.0},
+        "fine_tuning": {"steps": options.steps, "batch_audio_s": 20.0, "training_ctc_every": 20},
         "environment": environment(),
     }
     options.results.parent.mkdir(parents=True, exist_ok=True)

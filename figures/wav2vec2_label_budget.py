@@ -1,8 +1,8 @@
-"""Character error rate by minutes of labels, pretrained and from random weights, from the results alone.
+"""Character error rate and training loss by minutes of labels, pretrained and from random weights, from the results.
 
     python figures/wav2vec2_label_budget.py [--results results] [--out docs/images]
 
-One dot per seed, a line through the means. Needs matplotlib.
+One dot per seed, a line through the means; one line per cell for the loss. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 STARTS = {"pretrained": "tab:blue", "random": "tab:orange"}
+STYLES = {5: ":", 15: "--", 60: "-"}
 
 
 def main() -> None:
@@ -27,13 +28,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     path = options.results / "wav2vec2_label_budget.json"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": []}
+    cells = results["cells"]
     if not cells:
         sys.stderr.write(f"{path} has no finished cells; run experiments/wav2vec2_label_budget.py\n")
         return
     corpora = sorted(cells[0]["test"]["greedy"])
-    figure, axes = plt.subplots(1, len(corpora), figsize=(4.5 * len(corpora), 3.6), squeeze=False)
-    for axis, corpus in zip(axes[0], corpora, strict=True):
+    figure, axes = plt.subplots(1, len(corpora) + 1, figsize=(4.5 * len(corpora) + 4.5, 3.6), squeeze=False)
+    for axis, corpus in zip(axes[0], corpora, strict=False):
         for start, colour in STARTS.items():
             for decoding, style in (("greedy", "-"), ("lm", "--")):
                 points = [(cell["minutes"], cell["test"][decoding][corpus]["cer"])
@@ -46,10 +48,20 @@ def main() -> None:
         axis.set(xscale="log", xticks=[5, 15, 60], xticklabels=["5", "15", "60"], title=corpus)
         axis.set(xlabel="minutes of labels", ylabel="character error rate")
         axis.set_ylim(bottom=0)
+    every = results["fine_tuning"]["training_ctc_every"]
+    for cell in cells:
+        losses = cell["training_ctc"]
+        updates = [every * (index + 1) for index in range(len(losses))]
+        label = f"{cell['start']}, {cell['minutes']} min" if cell["seed"] == cells[0]["seed"] else None
+        axes[0][-1].plot(updates, losses, STYLES[cell["minutes"]], color=STARTS[cell["start"]], label=label)
+    axes[0][-1].set(title="training", xlabel="updates", ylabel="CTC loss per character (nats)", ylim=(2.5, 7))
+    axes[0][-1].legend(frameon=False, fontsize=8)
     axes[0][0].legend(frameon=False, fontsize=8)
     options.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out / "wav2vec2_label_budget.png", bbox_inches="tight", dpi=150)
-    sys.stdout.write(f"{options.out / 'wav2vec2_label_budget.png'}\n")
+    for kind in ("png", "pdf"):
+        path = options.out / f"wav2vec2_label_budget.{kind}"
+        figure.savefig(path, bbox_inches="tight", dpi=150)
+        sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":
