@@ -47,6 +47,7 @@ def main() -> None:
                 axis.plot(*zip(*points, strict=True), ".", color=colour) if points else None
         axis.set(xscale="log", xticks=[5, 15, 60], xticklabels=["5", "15", "60"], title=corpus)
         axis.set(xlabel="minutes of labels", ylabel="character error rate")
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
     every = results["fine_tuning"]["training_ctc_every"]
     for cell in cells:
