@@ -197,6 +197,7 @@ def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]
                     "seed": seed,
                     "minutes": minutes,
                     "start": start,
+                    "commit": json.loads((run / "meta.json").read_text())["commit"],
                     "training_ctc": [line["ctc"] for line in metrics(run) if "ctc" in line],
                     "test": json.loads((run / "test.json").read_text()),
                 }
