@@ -1,4 +1,4 @@
-"""Load and faults: `linnet serve` as a process, with clients, overload, kill -9, hostile files and a long day.
+"""Load and faults: `linnet serve` as a process, with clients, overload, kill -9, hostile and huge files and a long day.
 
     python benchmarks/server.py                     # everything; half an hour on two quiet cores
     python benchmarks/server.py --requests 200 --seconds 5 --hostile 40 --live-minutes 10
@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 import soundfile
+from server_upload import uploads
 from websockets.asyncio.client import connect
 
 from linnet.audio import read_audio
@@ -41,7 +42,7 @@ SPEECH = ROOT / "samples" / "en-jfk.flac"
 DIGIT = ROOT / "samples" / "en-digit-seven.flac"
 URL = "/v1/audio/transcriptions"
 FORM = {"model": "nano"}
-PARTS = ["load", "overload", "kill_9", "hostile", "live", "memory"]
+PARTS = ["load", "overload", "kill_9", "hostile", "upload", "live", "memory"]
 Result = TypeVar("Result")
 
 
@@ -307,6 +308,9 @@ def broken_promises(report: dict[str, Any]) -> list[str]:
         found.append("overload: requests without an answer")
     if (kill := report.get("kill_9")) and (kill["processes_left"] or kill["temporary_files_left"]):
         found.append("kill -9 left something behind")
+    for piece in report.get("upload", []):
+        if piece["peak_while_uploading_mb"] > piece["memory_before_mb"] + 30:
+            found.append("memory of an upload grows with its size")
     if (held := report.get("memory")) and held["requests"] >= 500 and held["growth_mb_per_1000_requests"] > 5:
         found.append("memory grows")
     return found
@@ -319,6 +323,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         "kill_9": kill_and_restart,
         "load": lambda: all_loads(options),
         "hostile": lambda: with_server(options, lambda server: hostile(server, options.hostile)),
+        "upload": lambda: with_server(
+            options, lambda s: uploads(s.port, SPEECH, pids=s.processes, upload_mb=options.upload_mb)
+        ),
         "live": lambda: with_server(options, lambda server: live(server, options.live_minutes)),
         "memory": lambda: with_server(options, lambda server: memory(server, options.requests)),
     }
@@ -350,6 +357,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each number of clients")
     parser.add_argument("--requests", type=int, default=2000, help="for the measurement of memory")
     parser.add_argument("--hostile", type=int, default=200)
+    parser.add_argument("--upload-mb", type=float, default=199.0, help="the size of the large upload")
     parser.add_argument("--live-minutes", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=2, help="of the server's model")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they are in --out")
