@@ -55,9 +55,16 @@ def test_options_that_cannot_work_are_named(wrong: dict[str, object]) -> None:
         ServerOptions(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://App.example", "https://a/b", ""])
+def test_an_origin_that_no_browser_would_send_is_named(origin: str) -> None:
+    with pytest.raises(ConfigError, match="CORS origin"):
+        ServerOptions(cors_origins=("https://app.example:8443", "http://[::1]:3000", "*", origin))
+
+
 def test_keys_are_compared_whole() -> None:
     assert key_is_valid("b", ("a", "b")) and key_is_valid("ключ", ("ключ",))
     assert not any(key_is_valid(given, ("abc",)) for given in ("", "ab", "abcd", "ABC"))
+    assert not key_is_valid("\ud800", ("key",))
     assert not key_is_valid("", ())
 
 
@@ -85,6 +92,12 @@ def test_pages_of_other_sites_may_use_it_only_if_named(tmp_path: Path, wav: byte
         answer = post(server, wav, headers=other)
         assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://app.example"
         assert post(server, wav, headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", "http://\xe9", ""])
+def test_an_origin_that_is_no_address_is_refused_like_any_other(server: Running, wav: bytes, origin: str) -> None:
+    answer = post(server, wav, headers={"Origin": origin.encode("latin-1")})
+    assert answer.status_code == 403 and answer.json()["error"]["code"] == "origin_not_allowed"
 
 
 def test_an_upload_above_the_limit_is_413_whether_announced_or_not(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_session_without_audio_is_done_at_once(server: Running) -> None:
         ('{"type": "start", "language": 7}', "language"),
         ('{"type": "start", "language": "klingon"}', "language"),
         ('{"type": "start", "context": "' + "x" * 2000 + '"}', None),
+        ('{"type": "start", "context": "\\ud800"}', "context"),
         ("[" * 100_000, None),
         (b"abc", None),
     ],
@@ -138,7 +139,8 @@ def test_keys_work_in_the_header_and_in_the_first_message(tmp_path: Path) -> Non
                 socket.send(first)
                 socket.send('{"type": "finish"}')
                 assert rest(socket)[-1]["type"] == "done"
-        for wrong in ('{"type": "start", "api_key": "Secret"}', '{"type": "start"}', b"\0\0"):
+        half_a_pair = '{"type": "start", "api_key": "\\ud800"}'
+        for wrong in ('{"type": "start", "api_key": "Secret"}', half_a_pair, '{"type": "start"}', b"\0\0"):
             with session(server) as socket:
                 socket.send(wrong)
                 assert rest(socket)[-1]["error"]["code"] == "invalid_api_key"

@@ -21,7 +21,8 @@ def key_is_valid(given: str, accepted: Iterable[str]) -> bool:
     """Compares with every key, in a time that does not depend on what is equal."""
     valid = False
     for key in accepted:
-        valid |= hmac.compare_digest(given.encode(), key.encode())
+        # JSON may bring half a surrogate pair, which UTF-8 has no bytes for: a wrong key, no fault of the server's.
+        valid |= hmac.compare_digest(given.encode(errors="surrogatepass"), key.encode(errors="surrogatepass"))
     return valid
 
 
@@ -86,7 +87,7 @@ class Limits:
 
     def _check_origin(self, origin: str, host: str) -> None:
         allowed = self._options.cors_origins
-        if urlsplit(origin).netloc != host and "*" not in allowed and origin not in allowed:
+        if _host(origin) != host and "*" not in allowed and origin not in allowed:
             raise ApiError(
                 403,
                 f"Pages of {origin[:200]} may not use this server. Whoever runs it can allow them: --cors-origin",
@@ -132,6 +133,13 @@ def check_key(authorization: str | None, accepted: Iterable[str]) -> None:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 def too_large(options: ServerOptions) -> ApiError:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from linnet.errors import ConfigError
+
+# Browsers write schemes and hosts in lower case, and "null" for files.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,12 @@ class ServerOptions:
             raise ConfigError(f"A port is a number from 0 to 65535, got {self.port}.")
         if any(not key.strip() for key in self.api_keys):
             raise ConfigError("An API key is empty; give a long random one, or none at all.")
+        for origin in self.cors_origins:
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    "A CORS origin is * or what browsers send, such as https://example.org or http://localhost:3000, "
+                    f"without a path or a slash at the end; got {origin!r}, which would match no page."
+                )
         if not self.api_keys and not self.public_without_key and not is_loopback(self.host):
             raise ConfigError(
                 f"Refusing to listen on {self.host} without an API key: everybody who reaches this machine could use "

@@ -253,6 +253,8 @@ def _text(command: dict[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str) or len(value) > MAX_PROMPT_CHARS:
         raise _bad(f"{name} takes text of at most {MAX_PROMPT_CHARS} characters.", param=name)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _bad(f"{name} holds half a surrogate pair (\\ud800 to \\udfff); send whole characters.", param=name)
     return value
 
 
