@@ -19,6 +19,7 @@ from running import Running, TalkingRecognizer, running, wait_for
 from linnet.errors import ConfigError
 from linnet.server.limits import key_is_valid
 from linnet.server.options import ServerOptions, is_loopback
+from linnet.server.run import check_address
 
 URL = "/v1/audio/transcriptions"
 
@@ -53,6 +54,18 @@ def test_this_machines_own_addresses_do_not() -> None:
 def test_options_that_cannot_work_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         ServerOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_port_in_use_or_an_unknown_address_is_named() -> None:
+    check_address("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for host in ("127.0.0.1", "localhost"):
+            with pytest.raises(ConfigError, match=f"{host}, port {port}: Address already in use.*--port"):
+                check_address(host, port)
+    check_address("127.0.0.1", port)
+    with pytest.raises(ConfigError, match=r"192[.]0[.]2[.]1"):
+        check_address("192.0.2.1", 0)  # set aside for examples, nobody has it
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://App.example", "https://a/b", ""])

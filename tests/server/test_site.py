@@ -65,5 +65,15 @@ def test_health(server: Running) -> None:
 
 def test_a_wrong_method_is_405_in_the_envelope(server: Running) -> None:
     answer = server.http.get("/v1/audio/transcriptions")
-    assert answer.status_code in (404, 405) and "error" in answer.json()
+    assert (
+        answer.status_code == 405 and answer.headers["allow"] == "POST" and "POST" in answer.json()["error"]["message"]
+    )
     assert server.http.delete("/v1/models").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/v1/models", "/openapi.json", "/nothing"])
+def test_head_is_get_without_the_body(server: Running, path: str) -> None:
+    head, get = server.http.head(path), server.http.get(path)
+    assert head.status_code == get.status_code and head.content == b"" != get.content
+    for name in ("content-type", "content-length"):
+        assert head.headers[name] == get.headers[name]

@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import linnet
 from linnet.errors import LinnetError
@@ -70,7 +70,7 @@ def build_app(state: State) -> ASGIApp:
     app.include_router(noise_api.router(state))
     app.include_router(streaming.router(state))
     app.include_router(site.router(state, app))
-    layered: ASGIApp = Limits(app, state.options, state.metrics, lambda: state.engine.ready)
+    layered: ASGIApp = Limits(_heads_as_gets(app), state.options, state.metrics, lambda: state.engine.ready)
     if state.options.cors_origins:
         layered = CORSMiddleware(
             layered,
@@ -80,6 +80,16 @@ def build_app(state: State) -> ASGIApp:
             expose_headers=["X-Request-ID", "Retry-After", "X-Gain"],
         )
     return AccessLog(layered, state.metrics)
+
+
+def _heads_as_gets(app: ASGIApp) -> ASGIApp:
+    """HEAD gets the answer to GET, as curl -I and monitors expect; uvicorn leaves the body out."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await app({**scope, "method": "GET"} if head else scope, receive, send)
+
+    return answer
 
 
 def _api_error(error: Exception) -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import socket
@@ -72,6 +73,26 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises ConfigError unless a server could listen there; uvicorn would only log the system's words and exit."""
+    failures: list[OSError] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        found, failures = [], [error]
+    for family, _, _, _, address in found:  # a name such as localhost may mean several, some of which are turned off
+        try:
+            socket.create_server(address[:2], family=family).close()
+        except OSError as error:
+            failures.append(error)
+    taken = [error for error in failures if error.errno == errno.EADDRINUSE]
+    if taken or len(failures) >= max(1, len(found)):
+        raise ConfigError(
+            f"Cannot listen on {host}, port {port}: {(taken or failures)[0].strerror}. Choose another port (--port; 0 "
+            "takes any that is free) or address (--host), or stop the server that is there."
+        )
+
+
 def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False) -> int:
     """Serve until SIGINT or SIGTERM; the exit code. Raises ConfigError on systems that cannot."""
     if not hasattr(socket, "send_fds"):
@@ -83,6 +104,7 @@ def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
+    check_address(options.host, options.port)
     state = build_state(recognizer, options)
     config = uvicorn.Config(
         build_app(state),

@@ -15,6 +15,7 @@ from fastapi.responses import (
 )
 
 from linnet.server.envelope import from_status
+from linnet.server.limits import UPLOADS
 from linnet.server.metrics import CONTENT_TYPE
 from linnet.server.state import State
 
@@ -111,6 +112,8 @@ def router(state: State, app: FastAPI) -> APIRouter:
     @api.get("/{path:path}")
     async def page(path: str) -> FileResponse:
         found = pages.get(path or "index.html")  # a table, so no path of a client's ever reaches the disk
+        if f"/{path}" in UPLOADS:
+            raise from_status(405, f"/{path} takes a recording by POST; /docs describes it.", {"Allow": "POST"})
         if found is None:
             raise from_status(
                 404,
