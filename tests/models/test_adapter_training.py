@@ -114,6 +114,27 @@ def test_a_bf16_backbone_trains_float32_adapters(training: AdapterTrainConfig) -
     assert {weight.dtype for weight in run.load("last")[0].values()} == {torch.float32}
 
 
+def test_a_fresh_adapter_on_int8_weights_changes_no_bit(training: AdapterTrainConfig) -> None:
+    task = AdapterTask(replace(training, backbone="int8"))
+    mels = [torch.randn(128, 130).bfloat16()]
+    with torch.no_grad():
+        before = task.asr.audio_tower(mels)[0]
+        task.build_model()
+        assert torch.equal(task.asr.audio_tower(mels)[0], before)
+
+
+def test_the_plan_counts_int8_weights(training: AdapterTrainConfig) -> None:
+    config = replace(training, backbone="int8", loss="ce")
+    asr = AdapterTask(config).asr
+    tensors = [*asr.parameters(), *(b for name, b in asr.named_buffers() if name.endswith(("rows", "scales")))]
+    assert make_plan(config, asr.config, 5.0).weights == sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_int8_weights_refuse_low_rank_updates(training: AdapterTrainConfig) -> None:
+    with pytest.raises(ConfigError, match="int8"):
+        replace(training, backbone="int8", adapter=AdapterConfig(mode="lora", sites=("encoder.0",)))
+
+
 def test_bf16_weights_are_the_checkpoint_rounded(base: Path, model: Qwen3ASR) -> None:
     frozen = load_frozen(base, dtype=torch.bfloat16)
     exact = dict(model.named_parameters())
@@ -169,8 +190,9 @@ def test_an_adapter_is_no_base(training: AdapterTrainConfig) -> None:
         read_run_adapter(RunFolder(run.path.parent), "best")
 
 
-def test_resuming_an_adapter_is_bit_identical(training: AdapterTrainConfig) -> None:
-    config = replace(training, save_every=4, validate_every=8)
+@pytest.mark.parametrize("backbone", ["fp32", "int8"])
+def test_resuming_an_adapter_is_bit_identical(training: AdapterTrainConfig, backbone: Any) -> None:
+    config = replace(training, backbone=backbone, save_every=4, validate_every=8)
     whole = fit(replace(config, steps=8), quiet=True)
     AcceleratorState._reset_state(reset_partial_state=True)
     stopped = replace(config, run_dir=config.run_dir.with_name("stopped"), steps=8)

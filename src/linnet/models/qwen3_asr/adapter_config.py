@@ -27,8 +27,9 @@ class AdapterTrainConfig(TrainConfig):
     """feature: the noisy clip's encoder output should be the clean clip's; needs neither decoder nor transcripts.
     ce: cross-entropy of the transcript through the frozen decoder. both: their sum."""
 
-    backbone: Literal["bf16", "fp32"] = "bf16"
-    """Type of the frozen weights. bf16 is how Qwen3-ASR is published; on a CPU without bf16 units fp32 is faster."""
+    backbone: Literal["bf16", "fp32", "int8"] = "bf16"
+    """Type of the frozen weights. bf16 is how Qwen3-ASR is published; on a CPU without bf16 units fp32 is faster.
+    int8: the matrices of all layers in eight bits, a scale per row, activations in bf16; not with mode lora."""
 
     text: Literal["written", "spoken"] = "written"
     """written: transcripts as the manifest has them, with case and punctuation, as Qwen3-ASR answers. spoken: lower
@@ -66,6 +67,8 @@ class AdapterTrainConfig(TrainConfig):
             raise ConfigError(
                 f"The feature loss compares encoder outputs, which {decoder_sites[0]} does not reach; use --loss ce."
             )
+        if self.backbone == "int8" and self.adapter.mode == "lora":
+            raise ConfigError("A low-rank update needs weights in bf16 or fp32, got int8; use --backbone bf16.")
         if self.cached_variants < 0:
             raise ConfigError(f"cached_variants must be 0 (off) or more, got {self.cached_variants}.")
         for name in ("noise_probability", "reverb_probability"):

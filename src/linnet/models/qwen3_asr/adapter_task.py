@@ -29,12 +29,13 @@ from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.adapter_data import CachedPairs, FloatArray, NoisyPairs, Pair, noise_only
 from linnet.models.qwen3_asr.adapters import add_adapters, base_only
 from linnet.models.qwen3_asr.checkpoint import as_checkpoint, load_frozen, load_tokenizer, save_assets
+from linnet.models.qwen3_asr.frozen import quantise_layers
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.task import IGNORED, spoken_text, with_answer
 from linnet.runtime.prompt import build_prompt, encode_answer
 from linnet.train.task import Split, StepOutput
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16}
 
 
 @dataclass
@@ -143,6 +144,8 @@ class AdapterTask:
                 self.fingerprint = fingerprint(tensors)
             self.tokenizer = load_tokenizer(folder)
             self.asr = load_frozen(folder, dtype=DTYPES[config.backbone], decoder=self.needs_text)
+        if config.backbone == "int8":
+            quantise_layers(self.asr)
         self.shape = self.asr.config
         self.start = first_layer(config, self.shape.encoder_layers)
 

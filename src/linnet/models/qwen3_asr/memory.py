@@ -40,23 +40,35 @@ class Plan:
     """Two moments per parameter (AdamW)."""
     activations: int
     baseline: int = BASELINE_BYTES
+    loading: int = 0
+    """The weights as they are read, before they are put into eight bits; gone when training starts."""
 
     @property
     def total(self) -> int:
         """Peak of the process."""
-        return self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.baseline
+        training = self.weights + self.adapter + self.gradients + self.optimizer + self.activations
+        return self.baseline + max(training, self.loading)
 
 
 def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float) -> Plan:
     """The plan for batches of `audio_s` seconds of audio on a network of this shape."""
-    element = 2 if config.backbone == "bf16" else 4
+    element = 4 if config.backbone == "fp32" else 2
     needs_decoder = config.loss != "feature"
-    counted = {name: math.prod(size) for name, size in expected_shapes(shape).items() if name != "lm_head.weight"}
-    frozen = sum(n for name, n in counted.items() if needs_decoder or name.startswith("audio_tower"))
+    expected = expected_shapes(shape)
+    counted = {name: math.prod(size) for name, size in expected.items() if name != "lm_head.weight"}
+    loaded = {name: n for name, n in counted.items() if needs_decoder or name.startswith("audio_tower")}
+    frozen = sum(loaded.values()) * element
+    weights = frozen
+    if config.backbone == "int8":
+        for name in loaded:
+            size = expected[name]
+            if ".layers." in name and len(size) == 2:
+                weights += 4 * size[0] - loaded[name]  # a byte instead of two, and a scale per row
     parameters = count_parameters(config.adapter, shape)
     return Plan(
         audio_s=audio_s,
-        weights=frozen * element,
+        weights=weights,
+        loading=frozen if config.backbone == "int8" else 0,
         adapter=parameters * 4,
         gradients=parameters * 4,
         optimizer=parameters * 8,
