@@ -22,6 +22,7 @@ import numpy.typing as npt
 from linnet.errors import AudioDecodeError, AudioError, AudioNotFoundError, ConfigError, MissingExtraError
 from linnet.runtime.base import Recognizer
 from linnet.runtime.streaming import StreamEvent, StreamingTranscriber
+from linnet.subtitles import columns
 
 FloatArray = npt.NDArray[np.float32]
 RATE_HZ = 16_000
@@ -45,7 +46,7 @@ def transcribe_live(
     """Transcribe until the sound ends, and return the exit code.
 
     The sound is standard input (s16le, mono, 16 kHz) or the default microphone. With `quiet` there are no partials,
-    which spares the model nine tenths of the work. `rewrite` makes what is shown of a final text and its language.
+    which spares the model most of the work. `rewrite` makes what is shown of a final text and its language.
     Raises MissingExtraError or ConfigError if there is no microphone, AudioNotFoundError, AudioDecodeError,
     LanguageError.
     """
@@ -196,11 +197,11 @@ class _Screen:
         self._standing = False
 
 
-def _tail(text: str, columns: int) -> str:
+def _tail(text: str, max_columns: int) -> str:
     """The end of a text that fits into one line; Han and kana take two columns."""
     width = 0
     for index in range(len(text) - 1, -1, -1):
-        width += 2 if ord(text[index]) >= 0x1100 else 1
-        if width > columns:
+        width += columns(text[index])
+        if width > max_columns:
             return text[index + 1 :]
     return text

@@ -21,8 +21,9 @@ from typing import Any
 
 from linnet.bundle import DESCRIPTION, Bundle, read_bundle, verify_files
 from linnet.errors import BundleError, CheckpointError, ConfigError, ExportError
+from linnet.export.folder import sweep
 from linnet.export.qwen3_aligner import convert_aligner, is_aligner
-from linnet.export.qwen3_asr import check_choices, convert, sweep
+from linnet.export.qwen3_asr import check_choices, convert
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.verb import decoders_by_kind
 from linnet.export.verify import check_conversion

@@ -16,7 +16,7 @@ import pytest
 
 from linnet.bundle import Bundle, read_bundle, verify_files
 from linnet.errors import CheckpointError, ExportError
-from linnet.export import qwen3_asr
+from linnet.export import folder
 from linnet.export.qwen3_asr import convert
 from linnet.features import WHISPER_128
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
@@ -122,7 +122,7 @@ def test_a_failing_rename_brings_the_older_bundle_back(
             raise OSError("disk is gone")
         replace(source, target)
 
-    monkeypatch.setattr(qwen3_asr.os, "replace", failing)
+    monkeypatch.setattr(folder.os, "replace", failing)
     with pytest.raises(ExportError, match="disk is gone"):
         convert(checkpoint, out, name="second", overwrite=True)
     assert read_bundle(out).name == "first"

@@ -187,6 +187,6 @@ def test_a_model_that_needs_the_whole_recording_is_not_exported(tmp_path: Path) 
 
 def test_an_export_replaces_nothing(bundle: Path) -> None:
     before = read_bundle(bundle)
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="already holds a bundle"):
         export_run(bundle.parent / "run", bundle)
     assert read_bundle(bundle) == before

@@ -16,8 +16,6 @@ Source: qwen-asr 0.0.6, `qwen3_forced_aligner.py`.
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,10 @@ from onnx import TensorProto, helper
 from linnet import __version__
 from linnet.bundle import Bundle, write_bundle
 from linnet.errors import CheckpointError, ExportError
+from linnet.export.folder import check_target, written_whole
 from linnet.export.onnx_graph import GraphWriter
 from linnet.export.quantize import BlockQuantized
-from linnet.export.qwen3_asr import _check_target, _languages, _move, check_choices
+from linnet.export.qwen3_asr import check_choices, listed_languages
 from linnet.export.qwen3_asr_checkpoint import DOWNLOAD_AGAIN, expected_shapes, read_config, read_json
 from linnet.export.qwen3_asr_decoder import TABLE, DecoderGraph
 from linnet.export.qwen3_asr_encoder import write_encoder
@@ -70,41 +69,29 @@ def convert_aligner(
     check_choices(encoder, decoders)
     if list(decoders) != ["onnx"]:
         raise ExportError(f"A forced aligner is written as ONNX only, got {', '.join(decoders)}. Leave the others out.")
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     config, classes, numbers = _read_numbers(checkpoint)
     report = progress or (lambda part: None)
     expected = expected_shapes(config) | {"lm_head.weight": (classes, config.hidden_size)}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        try:
-            with open_checkpoint(checkpoint, expected=expected) as tensors:
-                report("tokenizer")
-                write_tokenizer(checkpoint, work / "tokenizer.json")
-                report("encoder")
-                write_encoder(tensors, config, work, precision=encoder)
-                report("decoder.onnx")
-                write_aligner(tensors, config, classes, work / "aligner.onnx", precision=decoders["onnx"])
-            bundle = write_bundle(
-                work,
-                name=name or out.name,
-                family=FAMILY,
-                model=dataclasses.asdict(config) | numbers,
-                features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
-                precision={"encoder": encoder, "decoder.onnx": decoders["onnx"]},
-                languages=_languages(checkpoint),
-                provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__} | dict(provenance or {}),
-                parity={},
-            )
-            work.chmod(0o755)  # mkdtemp makes it private
-            _move(work, out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as problem:
-        raise ExportError(
-            f"Could not convert {checkpoint} to {out}: {problem}. Nothing was left behind; check both paths and the "
-            "free space."
-        ) from problem
+    with written_whole(out, source=checkpoint) as work:
+        with open_checkpoint(checkpoint, expected=expected) as tensors:
+            report("tokenizer")
+            write_tokenizer(checkpoint, work / "tokenizer.json")
+            report("encoder")
+            write_encoder(tensors, config, work, precision=encoder)
+            report("decoder.onnx")
+            write_aligner(tensors, config, classes, work / "aligner.onnx", precision=decoders["onnx"])
+        bundle = write_bundle(
+            work,
+            name=name or out.name,
+            family=FAMILY,
+            model=dataclasses.asdict(config) | numbers,
+            features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
+            precision={"encoder": encoder, "decoder.onnx": decoders["onnx"]},
+            languages=listed_languages(checkpoint),
+            provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__} | dict(provenance or {}),
+            parity={},
+        )
     return dataclasses.replace(bundle, path=out)
 
 

@@ -1,17 +1,13 @@
 """Convert a Qwen3-ASR checkpoint folder into a bundle folder: encoder graphs, decoders, tokenizer. Torch-free.
 
-Everything is written into a folder beside the target, which takes the target's name when it is complete: an error or
-Ctrl-C leaves nothing behind. Weights pass through memory one tensor at a time.
+An error or Ctrl-C leaves nothing behind (`folder.py`). Weights pass through memory one tensor at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from linnet import __version__
-from linnet.bundle import DESCRIPTION, Bundle, write_bundle, write_parity
+from linnet.bundle import Bundle, write_bundle, write_parity
 from linnet.errors import CheckpointError, ExportError
+from linnet.export.folder import check_target, written_whole
 from linnet.export.gguf import PRECISIONS as GGUF_PRECISIONS
 from linnet.export.gguf import check_installed, quantization_errors, write_gguf
 from linnet.export.quantize import TensorError
@@ -68,44 +65,32 @@ def convert(
     """
     checkpoint, out = Path(checkpoint), Path(out)
     check_choices(encoder, decoders)
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     config = read_config(checkpoint)
-    languages = _languages(checkpoint)
+    languages = listed_languages(checkpoint)
     name = name or out.name
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        try:
-            with open_checkpoint(checkpoint) as tensors:
-                _check_tied(tensors)
-                if adapter is not None:
-                    check_adapter(adapter, config, fingerprint(tensors))
-                parts = (tensors, config, checkpoint, work, encoder, decoders, adapter, name, progress)
-                notes, errors = _write_parts(*parts)
-            weights = _write_errors(errors, work / QUANTIZATION)
-            bundle = write_bundle(
-                work,
-                name=name,
-                family=FAMILY,
-                model=dataclasses.asdict(config),
-                features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
-                precision={"encoder": encoder} | {f"decoder.{kind}": choice for kind, choice in decoders.items()},
-                languages=languages,
-                provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__, **notes}
-                | dict(provenance or {}),
-                parity={"weights": weights} if weights else {},
-            )
-            if check is not None:
-                bundle = write_parity(bundle, bundle.parity | dict(check(bundle)))
-            work.chmod(0o755)  # mkdtemp makes it private
-            _move(work, out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as problem:
-        raise ExportError(
-            f"Could not convert {checkpoint} to {out}: {problem}. Nothing was left behind; check both paths and the "
-            "free space."
-        ) from problem
+    with written_whole(out, source=checkpoint) as work:
+        with open_checkpoint(checkpoint) as tensors:
+            _check_tied(tensors)
+            if adapter is not None:
+                check_adapter(adapter, config, fingerprint(tensors))
+            parts = (tensors, config, checkpoint, work, encoder, decoders, adapter, name, progress)
+            notes, errors = _write_parts(*parts)
+        weights = _write_errors(errors, work / QUANTIZATION)
+        bundle = write_bundle(
+            work,
+            name=name,
+            family=FAMILY,
+            model=dataclasses.asdict(config),
+            features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
+            precision={"encoder": encoder} | {f"decoder.{kind}": choice for kind, choice in decoders.items()},
+            languages=languages,
+            provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__, **notes}
+            | dict(provenance or {}),
+            parity={"weights": weights} if weights else {},
+        )
+        if check is not None:
+            bundle = write_parity(bundle, bundle.parity | dict(check(bundle)))
     return dataclasses.replace(bundle, path=out)
 
 
@@ -189,15 +174,6 @@ def check_choices(encoder: str, decoders: Mapping[str, str]) -> None:
         check_installed(decoders["gguf"])
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / DESCRIPTION).is_file():
-        raise ExportError(f"{out} exists and is not a bundle, so it is not replaced. Choose another folder.")
-    if not overwrite:
-        raise ExportError(f"{out} already holds a bundle. Choose another folder, or ask to overwrite it.")
-
-
 def _check_tied(tensors: Tensors) -> None:
     """The bundle stores one table for embedding and head, as Qwen3-ASR has; weights that differ would be lost."""
     if "lm_head.weight" not in tensors.names():
@@ -210,36 +186,7 @@ def _check_tied(tensors: Tensors) -> None:
         )
 
 
-def _languages(checkpoint: Path) -> list[str]:
+def listed_languages(checkpoint: Path) -> list[str]:
     """Codes of the languages that config.json lists by name; all of Qwen3-ASR's if it lists none (the -hf layout)."""
     names = read_json(checkpoint / "config.json").get("support_languages")
     return [language_code(name) for name in names] if names else list(LANGUAGES)
-
-
-def sweep(out: Path) -> None:
-    """Remove what a killed conversion to `out` left beside it, and bring back a bundle it was about to replace.
-
-    Only for a caller that knows that no other process converts to `out` at this time.
-    """
-    for aside in out.parent.glob(f".{out.name}.old-*"):
-        if (aside / "bundle").is_dir() and not out.exists():
-            os.replace(aside / "bundle", out)
-        shutil.rmtree(aside, ignore_errors=True)
-    for work in out.parent.glob(f".{out.name}.partial-*"):
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _move(work: Path, out: Path) -> None:
-    """Give the finished folder its name; an older bundle there steps aside first and comes back if that fails."""
-    if not out.exists():
-        os.replace(work, out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    os.replace(out, aside / "bundle")
-    try:
-        os.replace(work, out)
-    except BaseException:
-        os.replace(aside / "bundle", out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

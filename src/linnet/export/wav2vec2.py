@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 from linnet import __version__
 from linnet.bundle import Bundle, write_bundle
 from linnet.errors import CheckpointError, ExportError
-from linnet.export.qwen3_asr import _check_target, _move
+from linnet.export.folder import check_target, written_whole
 from linnet.export.wav2vec2_checkpoint import open_weights, read_config, read_vocabulary
 from linnet.export.wav2vec2_graph import PRECISIONS, write_graph
 from linnet.features import FeatureSpec
@@ -48,7 +46,7 @@ def convert(
             f"Precision {precision!r} is not offered for wav2vec 2.0; accepted: {', '.join(PRECISIONS)}. Fewer than 8 "
             "bits in an encoder break recognition."
         )
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     config = read_config(checkpoint)
     if not config.vocab_size:
         raise CheckpointError(
@@ -57,34 +55,22 @@ def convert(
         )
     vocabulary = read_vocabulary(checkpoint, config)
     report = progress or (lambda part: None)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-        try:
-            report("model")
-            with open_weights(checkpoint, config, parts=("lm_head",)) as tensors:
-                write_graph(tensors, config, work / "model.onnx", precision=precision, normalise=vocabulary.normalise)
-            (work / "vocab.json").write_text(
-                json.dumps(dataclasses.asdict(vocabulary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            bundle = write_bundle(
-                work,
-                name=name or out.name,
-                family=FAMILY,
-                model=dataclasses.asdict(config),
-                features=_NOT_USED,
-                precision={"model": precision},
-                languages=languages,
-                provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__} | dict(provenance or {}),
-                parity={},
-            )
-            work.chmod(0o755)  # mkdtemp makes it private
-            _move(work, out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as problem:
-        raise ExportError(
-            f"Could not convert {checkpoint} to {out}: {problem}. Nothing was left behind; check both paths and the "
-            "free space."
-        ) from problem
+    with written_whole(out, source=checkpoint) as work:
+        report("model")
+        with open_weights(checkpoint, config, parts=("lm_head",)) as tensors:
+            write_graph(tensors, config, work / "model.onnx", precision=precision, normalise=vocabulary.normalise)
+        (work / "vocab.json").write_text(
+            json.dumps(dataclasses.asdict(vocabulary), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        bundle = write_bundle(
+            work,
+            name=name or out.name,
+            family=FAMILY,
+            model=dataclasses.asdict(config),
+            features=_NOT_USED,
+            precision={"model": precision},
+            languages=languages,
+            provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__} | dict(provenance or {}),
+            parity={},
+        )
     return dataclasses.replace(bundle, path=out)

@@ -318,14 +318,7 @@ def _believe(suspect: Segment | None, plain: Segment | None) -> Segment | None:
 
 
 def _read_config(bundle: Bundle) -> Qwen3ASRConfig:
-    numbers = dict(bundle.model)
-    try:
-        numbers["eos_token_ids"] = tuple(numbers["eos_token_ids"])
-        config = Qwen3ASRConfig(**numbers)
-    except (KeyError, TypeError) as problem:
-        raise BundleCorruptError(
-            f"Bundle {bundle.path}: the model's numbers are not those of Qwen3-ASR ({problem}). Export it again."
-        ) from problem
+    config = Qwen3ASRConfig.from_bundle(bundle.model)
     if bundle.sample_rate_hz != SAMPLE_RATE_HZ or bundle.features.n_mels != config.n_mels:
         raise BundleCorruptError(
             f"Bundle {bundle.path}: {bundle.features.n_mels} mel bands at {bundle.sample_rate_hz} Hz do not fit "

@@ -68,9 +68,9 @@ class StreamingTranscriber:
     ) -> None:
         """A stream that begins now; `language` and `context` as in `Recognizer.transcribe`.
 
-        Without `partials` there are finals only, and a tenth of the work. A pause of `max_pause_s` ends a cut, and so
-        do `max_cut_s` seconds. `detector` replaces the voice activity detector. Raises ConfigError if the model
-        cannot stream, LanguageError for a language it does not know.
+        Without `partials` there are finals only, for less work (docs/streaming.md has numbers). A pause of
+        `max_pause_s` ends a cut, and so do `max_cut_s` seconds. `detector` replaces the voice activity detector.
+        Raises ConfigError if the model cannot stream, LanguageError for a language it does not know.
         """
         if not isinstance(recognizer, StreamingRecognizer):
             raise ConfigError(

@@ -99,10 +99,9 @@ def _units(piece: str) -> list[str]:
     units: list[str] = []
     for char in piece:
         spelled = bool(_CHARACTER.match(char))
-        wide = unicodedata.east_asian_width(char) in "WF" and not _is_sound(char)  # 。，「 and the like
         last = units[-1] if units else ""
-        joins = last and not spelled and not wide and not _CHARACTER.match(last[-1]) and not _is_wide(last[-1])
-        if joins:
+        touches = last and not _CHARACTER.match(last[-1]) and not _is_wide(last[-1])
+        if touches and not spelled and not _is_wide(char):
             units[-1] += char
         else:
             units.append(char)
@@ -110,6 +109,7 @@ def _units(piece: str) -> list[str]:
 
 
 def _is_wide(char: str) -> bool:
+    """Whether it is punctuation of unspaced scripts: 。，「 and the like."""
     return unicodedata.east_asian_width(char) in "WF" and not _is_sound(char)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from linnet.bundle import Bundle, read_bundle, write_bundle
 from linnet.data.corpora.grid import GRAMMAR
 from linnet.errors import CheckpointError, ExportError
 from linnet.export.avsr import PRECISIONS, write_avsr
+from linnet.export.folder import check_target, written_whole
 from linnet.models.avsr.model import AVSR
 from linnet.models.avsr.task import SHAPE_FILE, VOCABULARY_FILE
 from linnet.runtime.avsr_config import AVSRConfig, Vocabulary
@@ -37,17 +36,14 @@ def export_run(
     """
     if precision not in PRECISIONS:
         raise ExportError(f"Precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not empty. Choose another folder.")
+    check_target(out)
     folder = RunFolder(run)
     weights, state = folder.load(checkpoint)
     config = folder.config()
     shape, vocabulary = read_assets(run)
     model = AVSR(shape, vocabulary).eval()
     model.load_state_dict(weights)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with written_whole(out, source=run) as work:
         write_avsr(
             {key: value.float().numpy() for key, value in weights.items()}, shape, work / GRAPH, precision=precision
         )
@@ -68,12 +64,6 @@ def export_run(
             provenance={"run": {"step": state["step"], "seed": config["seed"], **folder.meta()}},
             parity=parity,
         )
-        work.chmod(0o755)  # mkdtemp makes it private
-        if out.exists():
-            out.rmdir()  # empty, as checked above
-        work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return read_bundle(out, verify=False)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import torch
 
 from linnet.bundle import Bundle, read_bundle, write_bundle
 from linnet.errors import CheckpointError, ExportError
+from linnet.export.folder import check_target, written_whole
 from linnet.features import log_mel
 from linnet.models.bsq.data import whole_tokens
 from linnet.models.bsq.graph import Weights, write_graphs
@@ -46,14 +45,13 @@ def export_run(
     folder = RunFolder(run)
     tensors, state = folder.load(checkpoint)
     config = read_shape(run)
-    if out.exists():
-        raise ExportError(f"{out} exists already; name a folder that does not, or remove it.")
+    check_target(out)
     prefix = "bsq."
     weights = {key.removeprefix(prefix): value.float().numpy() for key, value in tensors.items()
                if key.startswith(prefix) and not key.endswith("mask_vector")}  # fmt: skip
     recorded = folder.config()
-    with tempfile.TemporaryDirectory(prefix="linnet-export-") as work:
-        write_graphs(weights, config, Path(work), precision=precision)
+    with written_whole(out, source=run) as work:
+        write_graphs(weights, config, work, precision=precision)
         described: dict[str, Any] = {
             "name": name or run.resolve().name,
             "family": "bsq",
@@ -76,8 +74,6 @@ def export_run(
                 f"{MAX_FLIPPED_BITS[precision]:.1%}. Use precision int8_blocks or fp32."
             )
         write_bundle(work, **described, parity=figures)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(work, out)
     return read_bundle(out)
 
 

@@ -47,6 +47,7 @@ def export_run(
             source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linnet-export-")))
             state = write_run_checkpoint(folder, source, checkpoint)
         recorded = {
+            "checkpoint": f"{run.resolve().name}/checkpoints/{checkpoint}",  # not the folder it passes through
             "run": {"step": state["step"], "seed": config["seed"], **folder.meta()},
             "corpora": config.get("corpora", {}),
             **(provenance or {}),

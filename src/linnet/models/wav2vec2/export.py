@@ -47,7 +47,11 @@ def export_run(
     if (run / FROZEN).is_file():
         weights |= load_file(run / FROZEN)
     wanted = expected_shapes(shape, parts=("lm_head",))
-    recorded = {"run": {"step": state["step"], "seed": config["seed"], **folder.meta()}, **(provenance or {})}
+    recorded = {
+        "checkpoint": f"{run.resolve().name}/checkpoints/{checkpoint}",  # not the folder it passes through
+        "run": {"step": state["step"], "seed": config["seed"], **folder.meta()},
+        **(provenance or {}),
+    }
     with tempfile.TemporaryDirectory(prefix="linnet-export-") as work:
         kept = {key: value for key, value in weights.items() if key in wanted}
         save_checkpoint(Path(work), kept, shape, vocabulary)
