@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +16,19 @@ from linnet.results import Segment, Transcription
 from linnet.runtime.base import AudioSource, Progress
 
 
-def make_bundle(folder: Path) -> Bundle:
+def make_bundle(folder: Path, *, name: str = "fake", provenance: Mapping[str, Any] | None = None) -> Bundle:
     """A bundle that opens; its one file is no model."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights").write_bytes(b"none")
     return write_bundle(
         folder,
-        name="fake",
+        name=name,
         family="fake",
         model={},
         features=WHISPER_128,
         precision={"encoder": "int8"},
         languages=["en", "zh"],
-        provenance={"licence": "CC0"},
+        provenance={"licence": "CC0", **(provenance or {})},
         parity={},
     )
 

@@ -46,9 +46,9 @@ class Running:
 
 
 @contextmanager
-def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
-    """Serve a recogniser until the block ends."""
-    state = build_state(recognizer, ServerOptions(**{"decode_workers": 1, **options}))
+def running(recognizer: Recognizer, *, base: Recognizer | None = None, **options: Any) -> Iterator[Running]:
+    """Serve a recogniser, and its base if there is one, until the block ends."""
+    state = build_state(recognizer, ServerOptions(**{"decode_workers": 1, **options}), base)
     config = uvicorn.Config(
         build_app(state), http="h11", ws="websockets-sansio", ws_max_size=WS_MAX_BYTES, ws_per_message_deflate=False,
         log_config=None, lifespan="on", timeout_graceful_shutdown=5,
@@ -95,9 +95,10 @@ class TalkingRecognizer:
     heard: list[tuple[float, float, str | None, str]] = field(default_factory=list)
     before: Callable[[Cut], None] = lambda cut: None
     closed: bool = False
+    name: str = "fake"
 
     def __post_init__(self) -> None:
-        self.bundle = make_bundle(self.folder)
+        self.bundle = make_bundle(self.folder, name=self.name)
 
     def recognize(self, cuts: Iterable[Cut], *, language: str | None = None, context: str = "") -> list[Segment]:
         if language not in (None, "en", "zh"):

@@ -72,11 +72,12 @@ def convert(
     with written_whole(out, source=checkpoint) as work:
         with open_checkpoint(checkpoint) as tensors:
             _check_tied(tensors)
+            weights = fingerprint(tensors)
             if adapter is not None:
-                check_adapter(adapter, config, fingerprint(tensors))
+                check_adapter(adapter, config, weights)
             parts = (tensors, config, checkpoint, work, encoder, decoders, adapter, name, progress)
             notes, errors = _write_parts(*parts)
-        weights = _write_errors(errors, work / QUANTIZATION)
+        quantization = _write_errors(errors, work / QUANTIZATION)
         bundle = write_bundle(
             work,
             name=name,
@@ -85,9 +86,9 @@ def convert(
             features=dataclasses.replace(WHISPER_128, n_mels=config.n_mels),
             precision={"encoder": encoder} | {f"decoder.{kind}": choice for kind, choice in decoders.items()},
             languages=languages,
-            provenance={"checkpoint": checkpoint.resolve().name, "linnet": __version__, **notes}
+            provenance={"checkpoint": checkpoint.resolve().name, "weights": weights, "linnet": __version__, **notes}
             | dict(provenance or {}),
-            parity={"weights": weights} if weights else {},
+            parity={"weights": quantization} if quantization else {},
         )
         if check is not None:
             bundle = write_parity(bundle, bundle.parity | dict(check(bundle)))

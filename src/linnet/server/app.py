@@ -26,14 +26,14 @@ from linnet.server.options import ServerOptions
 from linnet.server.state import State
 
 
-def build_state(recognizer: Recognizer, options: ServerOptions) -> State:
-    """Engine and decoders for a model, not yet running."""
+def build_state(recognizer: Recognizer, options: ServerOptions, base: Recognizer | None = None) -> State:
+    """Engine and decoders for a model, and for its base if that is served beside it; not yet running."""
     decoder = DecodePool(
         workers=options.decode_workers,
         max_duration_s=options.max_duration_s,
         timeout_s=options.decode_timeout_s,
     )
-    return State(Engine(recognizer), decoder, options, Metrics())
+    return State(Engine(recognizer), decoder, options, Metrics(), None if base is None else Engine(base))
 
 
 def build_app(state: State) -> ASGIApp:
@@ -41,13 +41,15 @@ def build_app(state: State) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.engine.start()
+        for engine in state.engines:
+            engine.start()
         state.decoder.start()
         try:
             yield
         finally:
             state.decoder.close()
-            state.engine.close()
+            for engine in state.engines:
+                engine.close()
 
     app = FastAPI(
         title="Linnet",
@@ -70,7 +72,7 @@ def build_app(state: State) -> ASGIApp:
     app.include_router(noise_api.router(state))
     app.include_router(streaming.router(state))
     app.include_router(site.router(state, app))
-    layered: ASGIApp = Limits(_heads_as_gets(app), state.options, state.metrics, lambda: state.engine.ready)
+    layered: ASGIApp = Limits(_heads_as_gets(app), state.options, state.metrics, lambda: state.ready)
     if state.options.cors_origins:
         layered = CORSMiddleware(
             layered,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -9,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
+import linnet
 from linnet import noise
 from linnet.audio import SAMPLE_RATE_HZ, FloatArray, read_audio, wav_bytes
 from linnet.errors import LinnetError
@@ -17,7 +20,9 @@ from linnet.server.forms import open_file, read_form, shown_name
 from linnet.server.openai_api import while_connected
 from linnet.server.state import State
 
-KINDS = ("white", "pink", "brown", "hum")
+KINDS = ("white", "pink", "brown", "hum", "babble")
+VOICES = Path(linnet.__file__).parent / "assets" / "babble"
+"""Six readers of LibriSpeech (assets/babble/ATTRIBUTION.md), who talk at once."""
 MAX_DURATION_S = 300.0
 MIN_SNR_DB, MAX_SNR_DB = -30.0, 60.0
 
@@ -101,8 +106,15 @@ def add_noise(file: BinaryIO, kind: str, snr_db: float, seed: int) -> tuple[Floa
     speech, rng = read_audio(file), np.random.default_rng(seed)
     if kind == "white":
         sound = noise.white(len(speech), rng=rng)
+    elif kind == "babble":
+        sound = noise.babble(_voices(), len(speech), rate_hz=SAMPLE_RATE_HZ, rng=rng)
     else:
         make = {"pink": noise.pink, "brown": noise.brown, "hum": noise.hum}[kind]
         sound = make(len(speech), rate_hz=SAMPLE_RATE_HZ, rng=rng)
     mixture = noise.mix_at_snr(speech, sound, snr_db, rate_hz=SAMPLE_RATE_HZ, rng=rng)
     return mixture.mixed, mixture.gain
+
+
+@cache
+def _voices() -> tuple[FloatArray, ...]:
+    return tuple(read_audio(path) for path in sorted(VOICES.glob("*.opus")))

@@ -23,6 +23,7 @@ from linnet.results import Segment, Transcription
 from linnet.runtime.assemble import join_texts
 from linnet.server.access import note
 from linnet.server.decode import Decoded
+from linnet.server.engine import Engine
 from linnet.server.envelope import ApiError, from_linnet, internal
 from linnet.server.forms import Form, open_file, read_form, shown_name
 from linnet.server.state import State
@@ -92,6 +93,7 @@ FORM_SCHEMA: dict[str, Any] = {
 class Options:
     """What a client asks for besides the recording."""
 
+    engine: Engine
     language: str | None
     context: str
     format: str
@@ -105,12 +107,12 @@ def router(state: State) -> APIRouter:
 
     @api.get("/models", summary="The models that are served")
     async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [_model(state)]})
+        return JSONResponse({"object": "list", "data": [_model(state, engine) for engine in state.engines]})
 
     @api.get("/models/{name:path}", summary="One model")
     async def model(name: str) -> JSONResponse:
         check_model(state, name)
-        return JSONResponse(_model(state) | {"id": name})
+        return JSONResponse(_model(state, state.engine_for(name)) | {"id": name})
 
     @api.post("/audio/transcriptions", summary="Speech to text", openapi_extra=FORM_SCHEMA)
     async def transcriptions(request: Request) -> Response:
@@ -130,7 +132,7 @@ def router(state: State) -> APIRouter:
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
         with decoded.file:
-            work = state.engine.transcribe(decoded.file, language=options.language, context=options.context)
+            work = options.engine.transcribe(decoded.file, language=options.language, context=options.context)
             result = await while_connected(request, work)
         note(request.scope)(model_s=round(result.processing_s or 0, 3))
         _count_speed(state, result)
@@ -144,8 +146,9 @@ def _count_speed(state: State, result: Transcription) -> None:
         state.numbers.rtf(result.processing_s / result.duration_s)
 
 
-def _model(state: State) -> dict[str, Any]:
-    bundle = state.engine.recognizer.bundle
+def _model(state: State, engine: Engine) -> dict[str, Any]:
+    bundle = engine.recognizer.bundle
+    main = engine is state.engine
     return {
         "id": bundle.name,
         "object": "model",
@@ -153,17 +156,20 @@ def _model(state: State) -> dict[str, Any]:
         "owned_by": "linnet",
         "family": bundle.family,
         "languages": list(bundle.languages),
-        "aliases": list(ALIASES),
+        "aliases": list(ALIASES) if main else [],
+        # the page asks both and shows them side by side
+        **({"base": state.base.recognizer.bundle.name} if main and state.base is not None else {}),
     }
 
 
 def check_model(state: State, name: str) -> None:
     """Raises ApiError 404 for a model that is not served."""
-    served = state.engine.recognizer.bundle.name
-    if name != served and name not in ALIASES:
+    served = [engine.recognizer.bundle.name for engine in state.engines]
+    if name not in served and name not in ALIASES:
         raise ApiError(
             404,
-            f"The model {name[:80]!r} does not exist here; this server has {served!r} (or {', '.join(ALIASES)}).",
+            f"The model {name[:80]!r} does not exist here; this server has {' and '.join(map(repr, served))} "
+            f"(or {', '.join(ALIASES)}).",
             code="model_not_found",
             param="model",
         )
@@ -209,7 +215,7 @@ def read_options(state: State, form: Form) -> Options:
     if stream and format in ("srt", "vtt"):
         raise ApiError(400, f"stream=true goes with json, text and verbose_json, not with {format}.",
                        code="invalid_value", param="stream")  # fmt: skip
-    return Options(form.text("language") or None, context, format, granularities, stream)
+    return Options(state.engine_for(model), form.text("language") or None, context, format, granularities, stream)
 
 
 def _document(result: Transcription, options: Options) -> Response:
@@ -259,7 +265,7 @@ async def _events(state: State, decoded: Decoded, options: Options) -> AsyncIter
     """Server-sent events: the text as it is recognised, then all of it. A client that leaves cancels this generator."""
     heard: asyncio.Queue[Segment | None] = asyncio.Queue()
     work = asyncio.ensure_future(
-        state.engine.transcribe(
+        options.engine.transcribe(
             decoded.file,
             language=options.language,
             context=options.context,

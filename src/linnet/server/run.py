@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 
+from linnet.bundle import Bundle
 from linnet.errors import ConfigError
 from linnet.runtime.base import Recognizer
 from linnet.server.app import build_app, build_state
@@ -48,12 +49,12 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: finish. Second Ctrl-C: stop at once."""
-        engine = self._state.engine
-        if not engine.draining:
-            engine.drain()
-            timer = threading.Timer(self._state.options.grace_s, engine.refuse_pending)
-            timer.daemon = True
-            timer.start()
+        for engine in self._state.engines:
+            if not engine.draining:
+                engine.drain()
+                timer = threading.Timer(self._state.options.grace_s, engine.refuse_pending)
+                timer.daemon = True
+                timer.start()
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -62,7 +63,7 @@ class _Server(uvicorn.Server):
         if self.started and self.servers:
             host = self._state.options.host
             where = f"http://{f'[{host}]' if ':' in host else host}:{self.servers[0].sockets[0].getsockname()[1]}"
-            name = self._state.engine.recognizer.bundle.name
+            name = " and ".join(engine.recognizer.bundle.name for engine in self._state.engines)
             sys.stderr.write(f"linnet serve: {name} on {where}  (Ctrl-C stops)\n")
             sys.stderr.flush()
 
@@ -93,8 +94,38 @@ def check_address(host: str, port: int) -> None:
         )
 
 
-def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False) -> int:
-    """Serve until SIGINT or SIGTERM; the exit code. Raises ConfigError on systems that cannot."""
+def check_base(adapted: Bundle, base: Bundle) -> None:
+    """Raises ConfigError unless `adapted` was made from the same weights as `base`, by an adapter."""
+    adapter = adapted.provenance.get("adapter")
+    if not isinstance(adapter, dict):
+        raise ConfigError(
+            f"{adapted.name} carries no adapter, so there is no base to serve beside it. Leave --base out, or serve a "
+            "bundle that `linnet export RUN` made from an adapter."
+        )
+    if "weights" not in base.provenance:
+        raise ConfigError(
+            f"{base.name} does not say which weights it was made from: an older version of Linnet converted it. "
+            "Convert the checkpoint again."
+        )
+    if base.provenance["weights"] != adapter.get("base"):
+        raise ConfigError(
+            f"{base.name} is not the base of {adapted.name}: its weights are {base.provenance['weights'][:12]}…, "
+            f"the adapter was trained on {str(adapter.get('base'))[:12]}…. Choose the bundle of that checkpoint."
+        )
+    if base.name == adapted.name:
+        raise ConfigError(
+            f"The model and its base are both called {base.name}, and clients ask for them by name. "
+            "Convert one of them again under another name."
+        )
+
+
+def serve(
+    recognizer: Recognizer, options: ServerOptions, *, base: Recognizer | None = None, quiet: bool = False
+) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code. `base` is served beside the model under its own name.
+
+    Raises ConfigError on systems that cannot, and for a base that is not the model's (`check_base`).
+    """
     if not hasattr(socket, "send_fds"):
         raise ConfigError("linnet serve needs Linux or macOS: its decoders get open files. On Windows, run it in WSL.")
     logging.basicConfig(
@@ -105,7 +136,9 @@ def serve(recognizer: Recognizer, options: ServerOptions, *, quiet: bool = False
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed form
     check_address(options.host, options.port)
-    state = build_state(recognizer, options)
+    if base is not None:
+        check_base(recognizer.bundle, base.bundle)
+    state = build_state(recognizer, options, base)
     config = uvicorn.Config(
         build_app(state),
         host=options.host,

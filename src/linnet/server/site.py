@@ -79,7 +79,7 @@ def router(state: State, app: FastAPI) -> APIRouter:
 
     @ready.get("/readyz", summary="Whether it takes work")
     async def readyz() -> JSONResponse:
-        ok = state.engine.ready
+        ok = state.ready
         return JSONResponse({"status": "ready" if ok else "not ready"}, 200 if ok else 503)
 
     @ready.get("/metrics", summary="Numbers for Prometheus")

@@ -11,6 +11,7 @@ KEY_VARIABLE = "LINNET_API_KEY"
 def serve(
     bundle: str = "nano",
     /,
+    base: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: tuple[str, ...] = (),
@@ -31,6 +32,8 @@ def serve(
 
     Args:
         bundle: nano (embedded), a bundle folder, or the name of a pulled model.
+        base: The same model without its adapter, served beside it under its own name: the page's noise panel then shows
+            what both understand. Takes the memory of a second model.
         host: Address to listen on; 0.0.0.0 for every one of this machine's, with a key.
         port: Port to listen on.
         api_key: Accept only requests with one of these keys; also from the environment variable LINNET_API_KEY.
@@ -62,4 +65,5 @@ def serve(
         max_streams=max_streams,
     )
     recognizer = load_model(bundle, decoder=decoder, threads=threads, attention=attention)
-    return run(recognizer, options, quiet=quiet)
+    beside = None if base is None else load_model(base, decoder=decoder, threads=threads, attention=attention)
+    return run(recognizer, options, base=beside, quiet=quiet)

@@ -8,7 +8,7 @@ import { PageError } from "./errors.js";
 import { t } from "./i18n.js";
 import { onPlayer, pause, play, player } from "./player.js";
 
-const KINDS = ["white", "pink", "brown", "hum"];
+const KINDS = ["white", "pink", "brown", "hum", "babble"];
 const results = new WeakMap(); // clip → { kind, snrDb, sounds: [{ key, url, texts: { base, adapted } }], error }
 let clip = null;
 let models = { base: "" }; // { base, adapted }: the ids to ask for

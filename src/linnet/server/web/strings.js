@@ -87,6 +87,7 @@ export const STRINGS = {
   "noise.pink": ["Pink (rain)", "粉红噪声（雨声）"],
   "noise.brown": ["Brown (rumble)", "棕噪声（隆隆声）"],
   "noise.hum": ["Mains hum", "电流嗡嗡声"],
+  "noise.babble": ["Babble (people talking)", "人声嘈杂"],
   "noise.snr": ["Speech above noise", "语音比噪声高"],
   "noise.snr.help": ["30 dB is a quiet room, 0 dB as loud as the speech", "30 dB 如安静房间，0 dB 时噪声与语音一样响"],
   db: ["{n} dB", "{n} dB"],
