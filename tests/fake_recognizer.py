@@ -36,6 +36,8 @@ def make_bundle(folder: Path, *, name: str = "fake", provenance: Mapping[str, An
 class FakeRecognizer:
     """Answers by the stem of the file; samples get the answer of the file before them, as `evaluate` orders them."""
 
+    times_words = False
+
     def __init__(self, folder: Path, answers: Mapping[str, str | Exception]) -> None:
         self.bundle = make_bundle(folder)
         self.answers = answers

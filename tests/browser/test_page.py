@@ -297,6 +297,22 @@ def test_an_adapter_is_shown_beside_its_base(open_at: Callable[..., Any], server
     ]
 
 
+def test_a_word_without_end_stays_in_its_column(open_at: Callable[..., Any], server: str) -> None:
+    page = open_at("about:blank", ready=False)
+    models = {"object": "list", "data": [{"id": "nano-noise", "base": "nano", "languages": ["en"]}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    body = events((Segment("all" * 200, 1.0, 2.0, "en", 0.9),), 11.0)
+    page.route("**/v1/audio/transcriptions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.goto(server)
+    upload(page, "en-jfk.flac")
+    page.locator("#noise summary").click()
+    page.get_by_role("button", name="Add noise and listen again").click()
+    page.locator(".sound").nth(1).wait_for()
+    for width in (1200, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(open_at: Callable[..., Any], console: Console) -> None:
     console.expected = ("status of 401",)
     with running_server("--api-key", "correct horse") as address:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -14,7 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
+
+from linnet.audio import read_audio
 
 CLIP = Path(__file__).parents[2] / "samples" / "en-jfk.flac"
 
@@ -52,8 +57,9 @@ def wait_until_ready(client: httpx.Client) -> None:
             time.sleep(0.05)
 
 
-def post(client: httpx.Client) -> httpx.Response:
-    return client.post("/v1/audio/transcriptions", data={"model": "nano"}, files={"file": CLIP.read_bytes()})
+def post(client: httpx.Client, file: bytes | None = None) -> httpx.Response:
+    files = {"file": file or CLIP.read_bytes()}
+    return client.post("/v1/audio/transcriptions", data={"model": "nano"}, files=files)
 
 
 def test_sigterm_lets_accepted_work_finish_and_leaves_no_process_behind() -> None:
@@ -71,6 +77,24 @@ def test_sigterm_lets_accepted_work_finish_and_leaves_no_process_behind() -> Non
         assert [answer.status_code for answer in answers] == [200] * 4
         assert process.wait(60) == 0
         assert children and not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_a_second_ctrl_c_refuses_what_is_in_work_and_stops() -> None:
+    file = io.BytesIO()  # an hour: far longer to recognise than this test takes
+    soundfile.write(file, np.resize(read_audio(CLIP), 3600 * 16_000), 16_000, format="WAV", subtype="PCM_16")
+    with serving() as (process, client):
+        answers: list[httpx.Response] = []
+        work = threading.Thread(target=lambda: answers.append(post(client, file.getvalue())))
+        work.start()
+        while "linnet_recordings 1\n" not in client.get("/metrics").text:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None and work.is_alive()  # the first one waits for it
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0  # 0.1 s for the refusals, no more than a step of the model for the rest
+        work.join(30)
+        assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "shutting_down")
 
 
 def test_after_kill_9_in_mid_job_a_new_server_starts_and_nothing_is_left() -> None:

@@ -95,6 +95,7 @@ class TalkingRecognizer:
     heard: list[tuple[float, float, str | None, str]] = field(default_factory=list)
     before: Callable[[Cut], None] = lambda cut: None
     closed: bool = False
+    times_words: bool = False
     name: str = "fake"
 
     def __post_init__(self) -> None:

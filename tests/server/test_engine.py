@@ -207,6 +207,8 @@ def test_when_the_time_is_over_what_is_left_is_answered_with_503(
 class WholeOnly:
     """A recogniser that knows nothing but `transcribe`."""
 
+    times_words = False
+
     def __init__(self, inner: TalkingRecognizer) -> None:
         self.bundle = inner.bundle
 

@@ -119,6 +119,13 @@ def test_word_times_are_refused_by_a_model_that_has_none(client: openai.OpenAI) 
         )
 
 
+def test_word_times_are_refused_before_the_model_has_worked(server: Running, talking: TalkingRecognizer) -> None:
+    heard = len(talking.heard)
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    answer = post(server, to_wav(np.ones(16_000, np.float32)), **fields)
+    assert answer.status_code == 400 and len(talking.heard) == heard
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -69,6 +69,8 @@ class _Piece:
 class AVSRRecognizer:
     """One opened bundle of the family `avsr`. `modality` and `decoding` may be set at any time."""
 
+    times_words = True
+
     def __init__(
         self,
         bundle: Bundle,

@@ -31,6 +31,11 @@ class Recognizer(Protocol):
         """The bundle it was loaded from."""
         ...
 
+    @property
+    def times_words(self) -> bool:
+        """Whether it says when each word was said, or only each segment (an aligner can add the words)."""
+        ...
+
     def transcribe(
         self,
         audio: AudioSource,

@@ -109,6 +109,8 @@ class _OneRecording:
 class Qwen3ASRRecognizer:
     """Recognizer for bundles of family `qwen3_asr`. Calls from several threads take turns."""
 
+    times_words = False
+
     def __init__(
         self,
         bundle: Bundle,

@@ -67,6 +67,8 @@ def chunk_plan(frames: int, *, chunk: int, margin: int) -> list[tuple[int, int, 
 class Wav2Vec2Recognizer:
     """Recognizer for bundles of family `wav2vec2`. Calls from several threads take turns."""
 
+    times_words = True
+
     def __init__(
         self,
         bundle: Bundle,

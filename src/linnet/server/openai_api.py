@@ -211,6 +211,11 @@ def read_options(state: State, form: Form) -> Options:
             400, f"timestamp_granularities needs response_format verbose_json, got {format}.",
             code="invalid_value", param="timestamp_granularities[]",
         )  # fmt: skip
+    if "word" in granularities and not state.engine_for(model).recognizer.times_words:
+        raise ApiError(
+            400, "This model gives no times of words; leave 'word' out of timestamp_granularities.",
+            code="unsupported_value", param="timestamp_granularities[]",
+        )  # fmt: skip
     stream = form.flag("stream")
     if stream and format in ("srt", "vtt"):
         raise ApiError(400, f"stream=true goes with json, text and verbose_json, not with {format}.",
@@ -232,12 +237,7 @@ def verbose(result: Transcription, granularities: tuple[str, ...]) -> dict[str, 
     document["usage"] = _usage(result.duration_s)
     for record, segment in zip(document["segments"], result.segments, strict=True):
         record.update(_extras(segment))
-    words = document.setdefault("words", [])
-    if "word" in granularities and result.text and not words:
-        raise ApiError(
-            400, f"The model {result.model!r} gives no times of words; leave 'word' out of timestamp_granularities.",
-            code="unsupported_value", param="timestamp_granularities[]",
-        )  # fmt: skip
+    document.setdefault("words", [])
     if "word" in granularities and "segment" not in granularities:
         del document["segments"]
     if "word" not in granularities:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,6 +28,8 @@ WS_MAX_BYTES = 1 << 20
 
 LAST_TEXTS_S = 5.0
 """How long live sessions may take to end when the server goes down."""
+LAST_ANSWERS_S = 1.0
+"""How long clients may take to read that they were refused, after a second Ctrl-C."""
 
 
 class _Server(uvicorn.Server):
@@ -48,14 +50,17 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: finish. Second Ctrl-C: stop at once."""
+        """First signal: finish. Second: answer everybody with 503 and stop, at once where somebody does not listen."""
+        first = not self.should_exit
         for engine in self._state.engines:
-            if not engine.draining:
-                engine.drain()
-                timer = threading.Timer(self._state.options.grace_s, engine.refuse_pending)
-                timer.daemon = True
-                timer.start()
-        super().handle_exit(sig, frame)
+            engine.drain()
+            if first:
+                _later(self._state.options.grace_s, engine.refuse_pending)
+            else:
+                engine.refuse_pending()
+        if not first:
+            _later(LAST_ANSWERS_S, lambda: setattr(self, "force_exit", True))
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where the server listens, once it does."""
@@ -94,6 +99,12 @@ def check_address(host: str, port: int) -> None:
         )
 
 
+def _later(seconds: float, action: Callable[[], object]) -> None:
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+
+
 def check_base(adapted: Bundle, base: Bundle) -> None:
     """Raises ConfigError unless `adapted` was made from the same weights as `base`, by an adapter."""
     adapter = adapted.provenance.get("adapter")
@@ -102,6 +113,8 @@ def check_base(adapted: Bundle, base: Bundle) -> None:
             f"{adapted.name} carries no adapter, so there is no base to serve beside it. Leave --base out, or serve a "
             "bundle that `linnet export RUN` made from an adapter."
         )
+    if "adapter" in base.provenance:
+        raise ConfigError(f"{base.name} carries an adapter itself. Give --base the bundle of the plain checkpoint.")
     if "weights" not in base.provenance:
         raise ConfigError(
             f"{base.name} does not say which weights it was made from: an older version of Linnet converted it. "
