@@ -31,12 +31,14 @@ from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.memory import make_plan
 
 RATE_HZ, SEED = 16_000, 0
-CASES = [  # loss, site, seconds of audio
-    ("feature", "encoder.output", 10.0),
-    ("feature", "encoder.8", 10.0),
-    ("feature", "encoder.output", 30.0),
-    ("feature", "encoder.8", 30.0),
-    ("ce", "encoder.output", 10.0),
+CASES = [  # loss, site, seconds of audio, backbone
+    ("feature", "encoder.output", 10.0, "bf16"),
+    ("feature", "encoder.8", 10.0, "bf16"),
+    ("feature", "encoder.output", 30.0, "bf16"),
+    ("feature", "encoder.8", 30.0, "bf16"),
+    ("ce", "encoder.output", 10.0, "bf16"),
+    ("feature", "encoder.8", 30.0, "int8"),
+    ("ce", "encoder.output", 10.0, "int8"),
 ]
 
 
@@ -50,19 +52,22 @@ def main() -> None:
         print(measure(options.checkpoint, *CASES[options.case]))
         return
     known = json.loads(options.results.read_text()) if options.results.exists() else {"cases": []}
-    done = {(case["checkpoint"], case["loss"], case["site"], case["audio_s"]) for case in known["cases"]}
-    for number, (loss, site, audio_s) in enumerate(CASES):
-        if (options.checkpoint.name, loss, site, audio_s) in done:
+    done = {
+        tuple(case[key] for key in ("checkpoint", "loss", "site", "audio_s", "backbone")) for case in known["cases"]
+    }
+    for number, (loss, site, audio_s, backbone) in enumerate(CASES):
+        if (options.checkpoint.name, loss, site, audio_s, backbone) in done:
             continue
         command = [sys.executable, __file__, str(options.checkpoint), "--case", str(number)]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # errors stay visible
         peak = int(found.stdout.split()[-1])
-        plan = make_plan(config_for(loss, site, audio_s), read_config(options.checkpoint), audio_s)
+        plan = make_plan(config_for(loss, site, audio_s, backbone), read_config(options.checkpoint), audio_s)
         case = {
             "checkpoint": options.checkpoint.name,
             "loss": loss,
             "site": site,
             "audio_s": audio_s,
+            "backbone": backbone,
             "peak_bytes": peak,
             "plan_bytes": plan.total,
             "plan_over_peak": round(plan.total / peak, 3),
@@ -70,19 +75,22 @@ def main() -> None:
         }
         known["cases"].append(case)
         options.results.write_text(json.dumps(known | {"seed": SEED, "provenance": provenance()}, indent=2) + "\n")
-        print(f"{loss:8} {site:15} {audio_s:5.0f} s  measured {peak / 1e6:7.0f} MB  plan {plan.total / 1e6:7.0f} MB")
+        print(
+            f"{loss:8} {site:15} {audio_s:5.0f} s  {backbone}  measured {peak / 1e6:7.0f} MB  "
+            f"plan {plan.total / 1e6:7.0f} MB"
+        )
 
 
-def config_for(loss: Any, site: str, audio_s: float, **fields: Any) -> AdapterTrainConfig:
+def config_for(loss: Any, site: str, audio_s: float, backbone: Any, **fields: Any) -> AdapterTrainConfig:
     """The training of one case."""
     adapter = AdapterConfig(mode="gate", bottleneck=128, sites=(site,))
     return replace(
-        ADAPTER, adapter=adapter, loss=loss, batch_audio_s=audio_s, max_duration_s=audio_s + 1, steps=2,
-        warmup_steps=0, noise_probability=1.0, threads=1, validate_every=2, save_every=2, **fields
+        ADAPTER, adapter=adapter, loss=loss, backbone=backbone, batch_audio_s=audio_s, max_duration_s=audio_s + 1,
+        steps=2, warmup_steps=0, noise_probability=1.0, threads=1, validate_every=2, save_every=2, **fields
     )  # fmt: skip
 
 
-def measure(checkpoint: Path, loss: str, site: str, audio_s: float) -> int:
+def measure(checkpoint: Path, loss: str, site: str, audio_s: float, backbone: str) -> int:
     """Peak resident set in bytes after two steps."""
     import resource
 
@@ -99,7 +107,7 @@ def measure(checkpoint: Path, loss: str, site: str, audio_s: float) -> int:
         write_manifest(work / "clips.jsonl", utterances)
         manifests = (work / "clips.jsonl",)
         fit(
-            config_for(loss, site, audio_s, base=checkpoint, train_manifests=manifests, run_dir=work / "run"),
+            config_for(loss, site, audio_s, backbone, base=checkpoint, train_manifests=manifests, run_dir=work / "run"),
             quiet=True,
         )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

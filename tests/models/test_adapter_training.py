@@ -24,6 +24,7 @@ from linnet.models.qwen3_asr.adapter_task import AdapterTask, TrainableAdapter
 from linnet.models.qwen3_asr.adapters import add_adapters
 from linnet.models.qwen3_asr.checkpoint import as_checkpoint, load_frozen, save_checkpoint
 from linnet.models.qwen3_asr.export import export_adapter, export_run, read_run_adapter
+from linnet.models.qwen3_asr.frozen import FrozenLinear
 from linnet.models.qwen3_asr.memory import longest_clip_s, make_plan
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.runtime.encoder import Encoder
@@ -133,6 +134,16 @@ def test_the_plan_counts_int8_weights(training: AdapterTrainConfig) -> None:
 def test_int8_weights_refuse_low_rank_updates(training: AdapterTrainConfig) -> None:
     with pytest.raises(ConfigError, match="int8"):
         replace(training, backbone="int8", adapter=AdapterConfig(mode="lora", sites=("encoder.0",)))
+
+
+def test_int8_weights_are_the_checkpoint_within_half_a_step(base: Path, model: Qwen3ASR) -> None:
+    frozen = load_frozen(base, dtype=torch.bfloat16, int8=True)
+    exact = dict(model.named_parameters())
+    layers = {name: layer for name, layer in frozen.named_modules() if isinstance(layer, FrozenLinear)}
+    assert len(layers) == sum(".layers." in name and weight.ndim == 2 for name, weight in exact.items())
+    for name, layer in layers.items():
+        error = (layer.dequantised(torch.float32) - exact[f"{name}.weight"]).abs()
+        assert (error <= layer.scales * 0.5001).all()  # and a rounding of float32
 
 
 def test_bf16_weights_are_the_checkpoint_rounded(base: Path, model: Qwen3ASR) -> None:

@@ -29,7 +29,6 @@ from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
 from linnet.models.qwen3_asr.adapter_data import CachedPairs, FloatArray, NoisyPairs, Pair, noise_only
 from linnet.models.qwen3_asr.adapters import add_adapters, base_only
 from linnet.models.qwen3_asr.checkpoint import as_checkpoint, load_frozen, load_tokenizer, save_assets
-from linnet.models.qwen3_asr.frozen import quantise_layers
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.task import IGNORED, spoken_text, with_answer
 from linnet.runtime.prompt import build_prompt, encode_answer
@@ -143,9 +142,9 @@ class AdapterTask:
             with open_checkpoint(folder) as tensors:
                 self.fingerprint = fingerprint(tensors)
             self.tokenizer = load_tokenizer(folder)
-            self.asr = load_frozen(folder, dtype=DTYPES[config.backbone], decoder=self.needs_text)
-        if config.backbone == "int8":
-            quantise_layers(self.asr)
+            self.asr = load_frozen(
+                folder, dtype=DTYPES[config.backbone], decoder=self.needs_text, int8=config.backbone == "int8"
+            )
         self.shape = self.asr.config
         self.start = first_layer(config, self.shape.encoder_layers)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from linnet.errors import CheckpointError
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.safetensors import open_checkpoint
 from linnet.export.tokenizer import write_tokenizer
+from linnet.models.qwen3_asr.frozen import FrozenLinear, freeze_layers
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.train.run_folder import RunFolder
@@ -56,25 +58,42 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name != "lm_head.weight"}
 
 
-def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True) -> Qwen3ASR:
+def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True, int8: bool = False) -> Qwen3ASR:
     """The network of a checkpoint folder in `dtype`, nothing trainable; without `decoder` only its encoder can run.
 
-    Rows of a matrix pass through memory in float32, so the peak is little more than the result. Raises CheckpointError.
+    `int8`: the transformer layers' matrices in eight bits (frozen.py). Rows of a matrix pass through memory in float32,
+    so the peak is little more than the result. Raises CheckpointError.
     """
     with open_checkpoint(folder) as tensors:
         with torch.device("meta"):
             asr = Qwen3ASR(read_config(folder))
         if not decoder:
             asr.model = nn.Identity()  # type: ignore[assignment]  # a third of the 0.6B model's weights remain
-        asr.to(dtype).to_empty(device="cpu").requires_grad_(False)
+        asr.to(dtype)
+        if int8:
+            freeze_layers(asr)
+        asr.to_empty(device="cpu").requires_grad_(False)
         asr.audio_tower.fill_positions()
-        for name, parameter in asr.named_parameters():
+        for name, fill in _parts(asr):
             row = 0
             for block in tensors.get_rows(name, at_once=1024):
-                parameter.data[row : row + len(block)] = torch.from_numpy(block)
+                fill(row, torch.from_numpy(block))
                 row += len(block)
     asr.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPU
     return asr.eval()
+
+
+def _parts(asr: Qwen3ASR) -> Iterator[tuple[str, Callable[[int, Tensor], None]]]:
+    """Every tensor that a checkpoint gives, with what takes its rows."""
+
+    def copy(parameter: Tensor, first: int, rows: Tensor) -> None:
+        parameter.data[first : first + len(rows)] = rows
+
+    for name, parameter in asr.named_parameters():
+        yield name, partial(copy, parameter)
+    for name, module in asr.named_modules():
+        if isinstance(module, FrozenLinear):
+            yield f"{name}.weight", module.fill
 
 
 @contextmanager

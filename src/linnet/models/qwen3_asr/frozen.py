@@ -14,19 +14,27 @@ from torch import Tensor, nn
 
 
 class FrozenLinear(nn.Module):
-    """x [..., in] → [..., out] in x's type, by int8 rows [out, in] and float32 scales [out, 1]."""
+    """x [..., in] → [..., out] in x's type, by int8 rows [out, in] and float32 scales [out, 1].
+
+    Takes the place of `linear`, on whatever device it is; `fill` brings the weights.
+    """
 
     rows: Tensor
     scales: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
-        # A row of zeros has no scale; any will do.
-        scales = (weight.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        self.register_buffer("rows", (weight / scales).round().to(torch.int8), persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        weight = linear.weight
+        self.register_buffer("rows", torch.empty_like(weight, dtype=torch.int8), persistent=False)
+        self.register_buffer("scales", weight.new_empty(len(weight), 1, dtype=torch.float32), persistent=False)
         self.bias = linear.bias
+
+    def fill(self, first: int, weights: Tensor) -> None:
+        """Put float32 rows [n, in] into eight bits, from row `first` on."""
+        # A row of zeros has no scale; any will do.
+        scales = (weights.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        self.scales[first : first + len(weights)] = scales
+        self.rows[first : first + len(weights)] = (weights / scales).round().to(torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         return _RowsProduct.apply(x, self.rows, self.scales, self.bias)
@@ -36,8 +44,8 @@ class FrozenLinear(nn.Module):
         return _dequantise(self.rows, self.scales, dtype)
 
 
-def quantise_layers(network: nn.Module) -> None:
-    """Put the linear layers of all transformer layers into eight bits; embeddings, convolutions and ends stay."""
+def freeze_layers(network: nn.Module) -> None:
+    """Make room for eight bits in the linear layers of all transformer layers; embeddings, convolutions, ends stay."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.Linear and ".layers." in f".{name}":
             parent, _, attribute = name.rpartition(".")

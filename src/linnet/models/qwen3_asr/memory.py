@@ -40,14 +40,11 @@ class Plan:
     """Two moments per parameter (AdamW)."""
     activations: int
     baseline: int = BASELINE_BYTES
-    loading: int = 0
-    """The weights as they are read, before they are put into eight bits; gone when training starts."""
 
     @property
     def total(self) -> int:
         """Peak of the process."""
-        training = self.weights + self.adapter + self.gradients + self.optimizer + self.activations
-        return self.baseline + max(training, self.loading)
+        return self.baseline + self.weights + self.adapter + self.gradients + self.optimizer + self.activations
 
 
 def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float) -> Plan:
@@ -57,8 +54,7 @@ def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float)
     expected = expected_shapes(shape)
     counted = {name: math.prod(size) for name, size in expected.items() if name != "lm_head.weight"}
     loaded = {name: n for name, n in counted.items() if needs_decoder or name.startswith("audio_tower")}
-    frozen = sum(loaded.values()) * element
-    weights = frozen
+    weights = sum(loaded.values()) * element
     if config.backbone == "int8":
         for name in loaded:
             size = expected[name]
@@ -68,7 +64,6 @@ def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float)
     return Plan(
         audio_s=audio_s,
         weights=weights,
-        loading=frozen if config.backbone == "int8" else 0,
         adapter=parameters * 4,
         gradients=parameters * 4,
         optimizer=parameters * 8,
@@ -128,7 +123,7 @@ def check_budget(config: AdapterTrainConfig) -> None:
         advice = (
             f"set --batch-audio-s and --max-duration-s to {fits:.0f} or less"
             if fits >= 1
-            else "use --loss feature, which needs no decoder, or --backbone bf16"
+            else "use --loss feature, which needs no decoder, or --backbone int8"
         )
         raise ConfigError(
             f"Training would take {plan.total / 1e9:.2f} GB for batches of {longest_s:g} s, more than the "
