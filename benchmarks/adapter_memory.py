@@ -39,6 +39,7 @@ CASES = [  # loss, site, seconds of audio, backbone
     ("ce", "encoder.output", 10.0, "bf16"),
     ("feature", "encoder.8", 30.0, "int8"),
     ("ce", "encoder.output", 10.0, "int8"),
+    ("ce", "encoder.output", 10.0, "int4"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,16 @@ from linnet.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from linnet.train.task import Task
+
+
+Bits = Literal[8, 4]
+BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
+"""Bits of the layers' matrices, for backbones that are quantised (frozen.py)."""
+
+
+def block_size(columns: int, bits: Bits) -> int:
+    """How many weights of a row of `columns` share a scale: all, or 32 (a divisor of it where rows are no multiple)."""
+    return columns if bits == 8 else math.gcd(32, columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +38,10 @@ class AdapterTrainConfig(TrainConfig):
     """feature: the noisy clip's encoder output should be the clean clip's; needs neither decoder nor transcripts.
     ce: cross-entropy of the transcript through the frozen decoder. both: their sum."""
 
-    backbone: Literal["bf16", "fp32", "int8"] = "bf16"
+    backbone: Literal["bf16", "fp32", "int8", "int4"] = "bf16"
     """Type of the frozen weights. bf16 is how Qwen3-ASR is published; on a CPU without bf16 units fp32 is faster.
-    int8: the matrices of all layers in eight bits, a scale per row, activations in bf16; not with mode lora."""
+    int8, int4: the matrices of all layers in eight bits with a scale per row, or four with one per 32 weights;
+    activations in bf16; not with mode lora."""
 
     text: Literal["written", "spoken"] = "written"
     """written: transcripts as the manifest has them, with case and punctuation, as Qwen3-ASR answers. spoken: lower
@@ -67,8 +79,10 @@ class AdapterTrainConfig(TrainConfig):
             raise ConfigError(
                 f"The feature loss compares encoder outputs, which {decoder_sites[0]} does not reach; use --loss ce."
             )
-        if self.backbone == "int8" and self.adapter.mode == "lora":
-            raise ConfigError("A low-rank update needs weights in bf16 or fp32, got int8; use --backbone bf16.")
+        if self.backbone in BITS and self.adapter.mode == "lora":
+            raise ConfigError(
+                f"A low-rank update needs weights in bf16 or fp32, got {self.backbone}; use --backbone bf16."
+            )
         if self.cached_variants < 0:
             raise ConfigError(f"cached_variants must be 0 (off) or more, got {self.cached_variants}.")
         for name in ("noise_probability", "reverb_probability"):

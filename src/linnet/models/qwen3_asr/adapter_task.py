@@ -25,7 +25,7 @@ from linnet.errors import ConfigError
 from linnet.export.qwen3_asr_adapter import fingerprint
 from linnet.export.safetensors import open_checkpoint
 from linnet.manifest import Utterance, read_manifest
-from linnet.models.qwen3_asr.adapter_config import AdapterTrainConfig
+from linnet.models.qwen3_asr.adapter_config import BITS, AdapterTrainConfig
 from linnet.models.qwen3_asr.adapter_data import CachedPairs, FloatArray, NoisyPairs, Pair, noise_only
 from linnet.models.qwen3_asr.adapters import add_adapters, base_only
 from linnet.models.qwen3_asr.checkpoint import as_checkpoint, load_frozen, load_tokenizer, save_assets
@@ -34,7 +34,7 @@ from linnet.models.qwen3_asr.task import IGNORED, spoken_text, with_answer
 from linnet.runtime.prompt import build_prompt, encode_answer
 from linnet.train.task import Split, StepOutput
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16, "int4": torch.bfloat16}
 
 
 @dataclass
@@ -143,7 +143,7 @@ class AdapterTask:
                 self.fingerprint = fingerprint(tensors)
             self.tokenizer = load_tokenizer(folder)
             self.asr = load_frozen(
-                folder, dtype=DTYPES[config.backbone], decoder=self.needs_text, int8=config.backbone == "int8"
+                folder, dtype=DTYPES[config.backbone], decoder=self.needs_text, bits=BITS.get(config.backbone)
             )
         self.shape = self.asr.config
         self.start = first_layer(config, self.shape.encoder_layers)

@@ -24,6 +24,7 @@ from linnet.errors import CheckpointError
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.safetensors import open_checkpoint
 from linnet.export.tokenizer import write_tokenizer
+from linnet.models.qwen3_asr.adapter_config import Bits
 from linnet.models.qwen3_asr.frozen import FrozenLinear, freeze_layers
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
@@ -58,11 +59,11 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(tensors.get(name)) for name in tensors.names() if name != "lm_head.weight"}
 
 
-def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True, int8: bool = False) -> Qwen3ASR:
+def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True, bits: Bits | None = None) -> Qwen3ASR:
     """The network of a checkpoint folder in `dtype`, nothing trainable; without `decoder` only its encoder can run.
 
-    `int8`: the transformer layers' matrices in eight bits (frozen.py). Rows of a matrix pass through memory in float32,
-    so the peak is little more than the result. Raises CheckpointError.
+    `bits`: quantise the transformer layers' matrices (frozen.py). Rows of a matrix pass through memory in float32, so
+    the peak is little more than the result. Raises CheckpointError.
     """
     with open_checkpoint(folder) as tensors:
         with torch.device("meta"):
@@ -70,8 +71,8 @@ def load_frozen(folder: Path, *, dtype: torch.dtype, decoder: bool = True, int8:
         if not decoder:
             asr.model = nn.Identity()  # type: ignore[assignment]  # a third of the 0.6B model's weights remain
         asr.to(dtype)
-        if int8:
-            freeze_layers(asr)
+        if bits is not None:
+            freeze_layers(asr, bits)
         asr.to_empty(device="cpu").requires_grad_(False)
         asr.audio_tower.fill_positions()
         for name, fill in _parts(asr):

@@ -1,7 +1,8 @@
-"""Frozen linear layers with weights of eight bits: one scale per output row, dequantised where they are used.
+"""Frozen linear layers with weights of eight or four bits, dequantised where they are used.
 
 Gradients reach the input, never the weight, and the dequantised matrix is not kept for the backward pass: it is made
-again there, since a kept copy would cost more than the eight bits save.
+again there, since a kept copy would cost more than the few bits save. Eight bits have one scale per output row, four
+bits one for each block of 32 weights of a row; both are symmetric and round to the nearest.
 """
 
 from __future__ import annotations
@@ -12,29 +13,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.models.qwen3_asr.adapter_config import Bits, block_size
+
 
 class FrozenLinear(nn.Module):
-    """x [..., in] → [..., out] in x's type, by int8 rows [out, in] and float32 scales [out, 1].
+    """x [..., in] → [..., out] in x's type, by quantised rows [out, in] and scales [out, in / block].
 
-    Takes the place of `linear`, on whatever device it is; `fill` brings the weights.
+    Takes the place of `linear`, on whatever device it is; `fill` brings the weights. Four-bit rows hold two weights in
+    a byte, the first in the low half, 8 above its value.
     """
 
     rows: Tensor
     scales: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, bits: Bits) -> None:
         super().__init__()
-        weight = linear.weight
-        self.register_buffer("rows", torch.empty_like(weight, dtype=torch.int8), persistent=False)
-        self.register_buffer("scales", weight.new_empty(len(weight), 1, dtype=torch.float32), persistent=False)
+        weight, self.bits = linear.weight, bits
+        outputs, inputs = weight.shape
+        blocks = inputs // block_size(inputs, bits)
+        rows = (inputs, torch.int8) if bits == 8 else (inputs // 2, torch.uint8)
+        self.register_buffer("rows", weight.new_empty(outputs, rows[0], dtype=rows[1]), persistent=False)
+        scale_type = torch.float32 if bits == 8 else torch.bfloat16
+        self.register_buffer("scales", weight.new_empty(outputs, blocks, dtype=scale_type), persistent=False)
         self.bias = linear.bias
 
     def fill(self, first: int, weights: Tensor) -> None:
-        """Put float32 rows [n, in] into eight bits, from row `first` on."""
-        # A row of zeros has no scale; any will do.
-        scales = (weights.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        """Quantise float32 rows [n, in] into their place from row `first` on."""
+        most = 2 ** (self.bits - 1) - 1
+        blocks = weights.unflatten(1, (self.scales.shape[1], -1))
+        # A block of zeros has no scale; any will do.
+        tiny = torch.finfo(torch.float32).tiny
+        scales = (blocks.abs().amax(dim=2) / most).clamp_min(tiny).to(self.scales.dtype)
+        values = (blocks / scales.float()[..., None]).round().clamp(-most, most).flatten(1)
+        if self.bits == 4:
+            low, high = (values + 8).to(torch.uint8).unflatten(1, (-1, 2)).unbind(2)
+            values = low | high << 4
         self.scales[first : first + len(weights)] = scales
-        self.rows[first : first + len(weights)] = (weights / scales).round().to(torch.int8)
+        self.rows[first : first + len(weights)] = values.to(self.rows.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return _RowsProduct.apply(x, self.rows, self.scales, self.bias)
@@ -44,12 +59,12 @@ class FrozenLinear(nn.Module):
         return _dequantise(self.rows, self.scales, dtype)
 
 
-def freeze_layers(network: nn.Module) -> None:
-    """Make room for eight bits in the linear layers of all transformer layers; embeddings, convolutions, ends stay."""
+def freeze_layers(network: nn.Module, bits: Bits) -> None:
+    """Make room for few bits in the linear layers of all transformer layers; embeddings, convolutions, ends stay."""
     for name, module in list(network.named_modules()):
         if type(module) is nn.Linear and ".layers." in f".{name}":
             parent, _, attribute = name.rpartition(".")
-            setattr(network.get_submodule(parent), attribute, FrozenLinear(module))
+            setattr(network.get_submodule(parent), attribute, FrozenLinear(module, bits))
 
 
 class _RowsProduct(torch.autograd.Function):
@@ -65,4 +80,6 @@ class _RowsProduct(torch.autograd.Function):
 
 
 def _dequantise(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    return rows.to(dtype) * scales.to(dtype)
+    if rows.dtype == torch.uint8:
+        rows = torch.stack([rows & 15, rows >> 4], dim=2).flatten(1).to(torch.int8) - 8
+    return (rows.to(dtype).unflatten(1, (scales.shape[1], -1)) * scales.to(dtype)[..., None]).flatten(1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from linnet.errors import ConfigError
 from linnet.export.qwen3_asr_adapter import count_parameters, inner_width, parse_sites
 from linnet.export.qwen3_asr_checkpoint import expected_shapes, read_config
+from linnet.models.qwen3_asr.adapter_config import BITS, block_size
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float)
     counted = {name: math.prod(size) for name, size in expected.items() if name != "lm_head.weight"}
     loaded = {name: n for name, n in counted.items() if needs_decoder or name.startswith("audio_tower")}
     weights = sum(loaded.values()) * element
-    if config.backbone == "int8":
+    if bits := BITS.get(config.backbone):
         for name in loaded:
             size = expected[name]
             if ".layers." in name and len(size) == 2:
-                weights += 4 * size[0] - loaded[name]  # a byte instead of two, and a scale per row
+                scales = loaded[name] // block_size(size[1], bits) * (4 if bits == 8 else 2)
+                weights += loaded[name] * bits // 8 + scales - loaded[name] * element
     parameters = count_parameters(config.adapter, shape)
     return Plan(
         audio_s=audio_s,
@@ -123,7 +125,7 @@ def check_budget(config: AdapterTrainConfig) -> None:
         advice = (
             f"set --batch-audio-s and --max-duration-s to {fits:.0f} or less"
             if fits >= 1
-            else "use --loss feature, which needs no decoder, or --backbone int8"
+            else "use --loss feature, which needs no decoder, or --backbone int8 or int4"
         )
         raise ConfigError(
             f"Training would take {plan.total / 1e9:.2f} GB for batches of {longest_s:g} s, more than the "
