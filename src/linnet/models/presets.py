@@ -23,7 +23,7 @@ from linnet.train.config import TrainConfig
 NANO = Qwen3ASRTrainConfig(
     summary="the embedded model's recipe: four million parameters, hours on two CPU cores",
     shape=NANO_SHAPE,
-    steps=15_000,
+    steps=13_000,
     warmup_steps=200,
     learning_rate=1.5e-3,
     weight_decay=0.02,
