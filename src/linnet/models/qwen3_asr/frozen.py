@@ -82,4 +82,6 @@ class _RowsProduct(torch.autograd.Function):
 def _dequantise(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     if rows.dtype == torch.uint8:
         rows = torch.stack([rows & 15, rows >> 4], dim=2).flatten(1).to(torch.int8) - 8
-    return (rows.to(dtype).unflatten(1, (scales.shape[1], -1)) * scales.to(dtype)[..., None]).flatten(1)
+    matrix = rows.to(dtype)  # multiplied in place: a second copy would show in the peak of memory
+    matrix.unflatten(1, (scales.shape[1], -1)).mul_(scales.to(dtype)[..., None])
+    return matrix
