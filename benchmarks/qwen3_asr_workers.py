@@ -42,7 +42,14 @@ class Linnet:
             runtime.MAX_RETRIES = 0
         threads = self.job["threads"]
         bundle = read_bundle(resolve(self.job["model"]))
-        decoder = open_decoder(bundle, self.job.get("decoder", "auto"), threads=threads)
+        if "decoder_options" in self.job:  # what qwen3_asr_levers.py turns
+            from linnet.runtime.onnx_decoder import OnnxDecoder
+
+            decoder: Any = OnnxDecoder(
+                bundle.file("decoder.onnx"), **({"threads": threads} | self.job["decoder_options"])
+            )
+        else:
+            decoder = open_decoder(bundle, self.job.get("decoder", "auto"), threads=threads)
         prefill, step = decoder.prefill, decoder.step
 
         def timed_prefill(prompts: Any) -> Any:
@@ -62,7 +69,8 @@ class Linnet:
             return result
 
         decoder.prefill, decoder.step = timed_prefill, timed_step  # type: ignore[method-assign]
-        self.recognizer = runtime.Qwen3ASRRecognizer(bundle, decoder, threads=threads)
+        settings = {"threads": threads} | self.job.get("options", {})
+        self.recognizer = runtime.Qwen3ASRRecognizer(bundle, decoder, **settings)
 
     def transcribe(self) -> str:
         self.tokens = self.prompt_tokens = 0
