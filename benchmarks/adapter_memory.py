@@ -62,24 +62,20 @@ def main() -> None:
         command = [sys.executable, __file__, str(options.checkpoint), "--case", str(number)]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # errors stay visible
         peak = int(found.stdout.split()[-1])
-        plan = make_plan(config_for(loss, site, audio_s, backbone), read_config(options.checkpoint), audio_s)
-        case = {
-            "checkpoint": options.checkpoint.name,
-            "loss": loss,
-            "site": site,
-            "audio_s": audio_s,
-            "backbone": backbone,
-            "peak_bytes": peak,
-            "plan_bytes": plan.total,
-            "plan_over_peak": round(plan.total / peak, 3),
-            "plan": dataclasses.asdict(plan),
-        }
+        case = {"checkpoint": options.checkpoint.name, "loss": loss, "site": site, "audio_s": audio_s,
+                "backbone": backbone, "peak_bytes": peak}  # fmt: skip
         known["cases"].append(case)
         options.results.write_text(json.dumps(known | {"seed": SEED, "provenance": provenance()}, indent=2) + "\n")
-        print(
-            f"{loss:8} {site:15} {audio_s:5.0f} s  {backbone}  measured {peak / 1e6:7.0f} MB  "
-            f"plan {plan.total / 1e6:7.0f} MB"
-        )
+    shape = read_config(options.checkpoint)
+    for case in known["cases"]:  # finished ones as well: the plan may have changed since they were measured
+        if case["checkpoint"] == options.checkpoint.name:
+            loss, site, audio_s, backbone = (case[key] for key in ("loss", "site", "audio_s", "backbone"))
+            plan, peak = make_plan(config_for(loss, site, audio_s, backbone), shape, audio_s), case["peak_bytes"]
+            case |= {"plan_bytes": plan.total, "plan_over_peak": round(plan.total / peak, 3),
+                     "plan": dataclasses.asdict(plan)}  # fmt: skip
+            print(f"{loss:8} {site:15} {audio_s:5.0f} s  {backbone}  measured {peak / 1e6:7.0f} MB  "
+                  f"plan {plan.total / 1e6:7.0f} MB")  # fmt: skip
+    options.results.write_text(json.dumps(known | {"seed": SEED, "provenance": provenance()}, indent=2) + "\n")
 
 
 def config_for(loss: Any, site: str, audio_s: float, backbone: Any, **fields: Any) -> AdapterTrainConfig:

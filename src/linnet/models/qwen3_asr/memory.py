@@ -9,6 +9,7 @@ Shapes: S seconds of audio in a batch, C chunks, L encoder tokens, D encoder wid
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def make_plan(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: float)
         adapter=parameters * 4,
         gradients=parameters * 4,
         optimizer=parameters * 8,
-        activations=_activations(config, shape, audio_s, element),
+        activations=_activations(config, shape, audio_s, element) + _dequantised(config, loaded, expected),
     )
 
 
@@ -163,6 +164,22 @@ def _activations(config: AdapterTrainConfig, shape: Qwen3ASRConfig, audio_s: flo
 
 CONVOLUTION_MAPS = 3.0
 """Live feature maps of the first convolution's size at the peak: its output, GELU's, and the kernel's own copy."""
+
+
+DEQUANTISED_COPIES = 8
+"""Matrices of the largest size that a quantised backbone takes beside its weights, in bf16: those at work in both
+passes, and what the allocator keeps of them. Measured."""
+
+
+def _dequantised(config: AdapterTrainConfig, loaded: Mapping[str, int], expected: Mapping[str, tuple[int, ...]]) -> int:
+    """The frozen matrices of the layers while they are multiplied by; 0 if they are used as they are stored."""
+    if config.backbone not in BITS:
+        return 0
+    return (
+        DEQUANTISED_COPIES
+        * 2
+        * max(count for name, count in loaded.items() if ".layers." in name and len(expected[name]) == 2)
+    )
 
 
 def _trained_layers(config: AdapterTrainConfig, shape: Qwen3ASRConfig) -> int:
