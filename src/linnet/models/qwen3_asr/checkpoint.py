@@ -111,7 +111,9 @@ def as_checkpoint(path: Path, *, which: str = "best") -> Iterator[Path]:
         yield Path(work)
 
 
-def write_run_checkpoint(run: RunFolder, folder: Path, which: str) -> dict[str, Any]:
+def write_run_checkpoint(
+    run: RunFolder, folder: Path, which: str, *, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
     """Write checkpoints/<which> of a run folder in the official layout; returns its state. Raises CheckpointError."""
     if "adapter" in run.config():
         raise CheckpointError(
@@ -122,7 +124,7 @@ def write_run_checkpoint(run: RunFolder, folder: Path, which: str) -> dict[str, 
     shape = read_shape(run.path)
     languages = json.loads((run.path / "shape.json").read_text()).get("support_languages", [])
     tokenizer = Tokenizer.from_file(str(run.path / "tokenizer.json"))
-    save_checkpoint(folder, asr, shape, tokenizer, languages=languages)
+    save_checkpoint(folder, asr, shape, tokenizer, languages=languages, dtype=dtype)
     return state
 
 
@@ -150,14 +152,15 @@ def save_checkpoint(
     tokenizer: Tokenizer,
     *,
     languages: Sequence[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write `weights` (the module's names) as an official-layout checkpoint folder in float32."""
+    """Write `weights` (the module's names) as an official-layout checkpoint folder in `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(official_config(config, languages), indent=2) + "\n")
     generation = {"eos_token_id": list(config.eos_token_ids), "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
-    named = {f"thinker.{name}": tensor.detach().float().contiguous().cpu() for name, tensor in weights.items()}
+    named = {f"thinker.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
