@@ -56,7 +56,7 @@ class FrozenLinear(nn.Module):
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
         """The matrix [out, in] this layer multiplies by."""
-        return _dequantise(self.rows, self.scales, dtype)
+        return _dequantise(self.rows, self.scales, _scratch(self.rows, dtype)).clone()
 
 
 def freeze_layers(network: nn.Module, bits: Bits) -> None:
@@ -71,17 +71,37 @@ class _RowsProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, scales)
-        return F.linear(x, _dequantise(rows, scales, x.dtype), bias)
+        return F.linear(x, _dequantise(rows, scales, _scratch(rows, x.dtype)), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         rows, scales = ctx.saved_tensors
-        return gradients[0] @ _dequantise(rows, scales, gradients[0].dtype), None, None, None
+        matrix = _dequantise(rows, scales, _scratch(rows, gradients[0].dtype))
+        return gradients[0] @ matrix, None, None, None
 
 
-def _dequantise(rows: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+_buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+
+def _scratch(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for one matrix [out, in], which the next product overwrites.
+
+    One buffer for all: a fresh matrix for each product left holes in the heap that came to a gigabyte (1.7B, a CPU).
+    """
+    columns = rows.shape[1] * (2 if rows.dtype == torch.uint8 else 1)
+    size, key = len(rows) * columns, (rows.device, dtype)
+    if key not in _buffers or len(_buffers[key]) < size:
+        _buffers[key] = rows.new_empty(size, dtype=dtype)
+    return _buffers[key][:size].view(-1, columns)
+
+
+def _dequantise(rows: Tensor, scales: Tensor, out: Tensor) -> Tensor:
     if rows.dtype == torch.uint8:
-        rows = torch.stack([rows & 15, rows >> 4], dim=2).flatten(1).to(torch.int8) - 8
-    matrix = rows.to(dtype)  # multiplied in place: a second copy would show in the peak of memory
-    matrix.unflatten(1, (scales.shape[1], -1)).mul_(scales.to(dtype)[..., None])
-    return matrix
+        halves = out.unflatten(1, (-1, 2))
+        halves[..., 0] = rows & 15
+        halves[..., 1] = rows >> 4
+        out -= 8
+    else:
+        out.copy_(rows)
+    out.unflatten(1, (scales.shape[1], -1)).mul_(scales.to(out.dtype)[..., None])
+    return out

@@ -166,9 +166,9 @@ CONVOLUTION_MAPS = 3.0
 """Live feature maps of the first convolution's size at the peak: its output, GELU's, and the kernel's own copy."""
 
 
-DEQUANTISED_COPIES = 8
-"""Matrices of the largest size that a quantised backbone takes beside its weights, in bf16: those at work in both
-passes, and what the allocator keeps of them. Measured."""
+DEQUANTISED_COPIES = 2
+"""Matrices of the largest size that a quantised backbone takes beside its weights, in bf16: the buffer and what the
+product makes of it. Measured."""
 
 
 def _dequantised(config: AdapterTrainConfig, loaded: Mapping[str, int], expected: Mapping[str, tuple[int, ...]]) -> int:
