@@ -20,6 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+AUDIO_TOKENS_PER_S = 13
+"""Positions in the prompt that the encoder fills."""
+
 
 class Linnet:
     """A bundle. Without `natural`, every cut answers a fixed number of tokens per second of audio."""
@@ -110,10 +113,20 @@ class Official:
             max_inference_batch_size=10,
             max_new_tokens=budget,
         )
+        generate = self.model.model.generate
+
+        def counted(**inputs: Any) -> Any:
+            answers = generate(**inputs)
+            prompt_tokens = inputs["input_ids"].shape[1]
+            self.tokens += len(answers.sequences) * (answers.sequences.shape[1] - prompt_tokens)
+            return answers
+
+        self.model.model.generate = counted
 
     def transcribe(self) -> str:
         import soundfile
 
+        self.tokens = 0
         samples, rate_hz = soundfile.read(self.job["audio"], dtype="float32")
         step = round(self.job["cut_s"] * rate_hz)
         pieces = [(samples[start : start + step], rate_hz) for start in range(0, len(samples), step)]
@@ -129,7 +142,7 @@ class Transformers:
     packages = ("transformers", "torch")
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.job = job
+        self.job, self.tokens = job, 0
 
     def load(self) -> None:
         import torch
@@ -150,7 +163,9 @@ class Transformers:
         inputs = self.processor.apply_transcription_request(pieces).to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             answers = self.model.generate(**inputs, max_new_tokens=budget, do_sample=False)
-        texts = self.processor.batch_decode(answers[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = answers[:, inputs["input_ids"].shape[1] :]
+        self.tokens = answers.numel()
+        texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return " ".join(texts)
 
     def details(self) -> dict[str, Any]:
@@ -163,7 +178,7 @@ class SherpaOnnx:
     packages = ("sherpa-onnx",)
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.job = job
+        self.job, self.tokens = job, 0
 
     def load(self) -> None:
         import sherpa_onnx
@@ -189,12 +204,13 @@ class SherpaOnnx:
 
         samples, rate_hz = soundfile.read(self.job["audio"], dtype="float32")
         step = round(self.job["cut_s"] * rate_hz)
-        texts = []
+        texts, self.tokens = [], 0
         for start in range(0, len(samples), step):
             stream = self.recognizer.create_stream()
             stream.accept_waveform(rate_hz, samples[start : start + step])
             self.recognizer.decode_stream(stream)
             texts.append(stream.result.text)
+            self.tokens += len(stream.result.tokens)
         return " ".join(texts)
 
     def details(self) -> dict[str, Any]:
@@ -202,14 +218,17 @@ class SherpaOnnx:
 
 
 class Mtmd:
-    """llama.cpp's multimodal command line: `model` is "CLI,MODEL.gguf,MMPROJ.gguf"; a whole process each time."""
+    """llama.cpp's multimodal command line: `model` is "CLI,MODEL.gguf,MMPROJ.gguf"; a whole process each time.
+
+    Its context is as large as the file needs: the default, all that the model allows, would take 8 GB.
+    """
 
     packages = ()
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
         self.program, self.model, self.projector = job["model"].split(",")
-        self.log = ""
+        self.log, self.tokens = "", 0
 
     def load(self) -> None:
         shown = subprocess.run([self.program, "--version"], capture_output=True, text=True, check=False)
@@ -228,21 +247,27 @@ class Mtmd:
             "-p",
             "Transcribe.",
         ]
-        command += ["-t", str(job["threads"]), "--temp", "0"]
+        budget = math.ceil(job["tokens_per_s"] * job["duration_s"])
+        context = 512 + math.ceil(AUDIO_TOKENS_PER_S * job["duration_s"]) + budget
+        # From level 4 on, the program writes its own times.
+        command += ["-t", str(job["threads"]), "-c", str(context), "--temp", "0", "-lv", "4"]
         if not job["natural"]:
-            command += ["-n", str(math.ceil(job["tokens_per_s"] * job["duration_s"]))]
+            command += ["-n", str(budget)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         self.log = done.stderr
+        answered = re.search(r"print:\s+eval time.*?/\s*(\d+) runs", self.log)
+        self.tokens = int(answered[1]) + 1 if answered else 0
         return done.stdout
 
     def details(self) -> dict[str, Any]:
         found: dict[str, Any] = {"llama.cpp": self.version}
-        for name, pattern in (
-            ("prefill", r"prompt eval time.*?([\d.]+) tokens per s"),
-            ("decode", r"\n.*? eval time.*?([\d.]+) tokens per s"),
-        ):
-            if match := re.search(pattern, self.log):
-                found[f"{name}_tokens_per_s"] = float(match[1])
+        if match := re.search(r"print:\s+eval time.*?([\d.]+) tokens per s", self.log):
+            found["decode_tokens_per_s"] = float(match[1])
+        # Its "prompt eval time" counts the encoder too, so the decoder's batches are added up instead.
+        tokens = sum(int(count) for count in re.findall(r"n_tokens_batch = (\d+)", self.log))
+        spent_ms = sum(float(time_ms) for time_ms in re.findall(r"audio decoded .*? in ([\d.]+) ms", self.log))
+        if spent_ms:
+            found["prefill_tokens_per_s"] = tokens / spent_ms * 1e3
         return found
 
 
