@@ -120,18 +120,24 @@ def bars(result: dict[str, Any]) -> plt.Figure:
 
 def memory(result: dict[str, Any]) -> plt.Figure:
     """Measured peak beside the plan's parts."""
-    figure, axis = plt.subplots(figsize=(6.5, 3.2))
+    figure, axis = plt.subplots(figsize=(7, 5.2))
     labels, parts = [], ("baseline", "weights", "adapter", "gradients", "optimizer", "activations")
-    for place, case in enumerate(result["cases"]):
+    ordered = sorted(
+        result["cases"], key=lambda case: (case["checkpoint"], case["backbone"], case["loss"]), reverse=True
+    )
+    for place, case in enumerate(ordered):
         bottom = 0.0
         for index, part in enumerate(parts):
             size = case["plan"][part] / 1e6
             axis.barh(place - 0.2, size, 0.36, left=bottom, color=f"C{index}", label=part if place == 0 else None)
             bottom += size
         axis.barh(place + 0.2, case["peak_bytes"] / 1e6, 0.36, color="black", label="measured" if place == 0 else None)
-        labels.append(f"{case['checkpoint']}, {case['loss']}, {case['site']}, {case['audio_s']:.0f} s")
+        labels.append(
+            f"{case['checkpoint']} {case['backbone']}, {case['loss']}, {case['site']}, {case['audio_s']:.0f} s"
+        )
     axis.set_yticks(range(len(labels)), labels)
-    axis.set_xlabel("MB")
+    axis.axvline(4000, color="black", linestyle=":", linewidth=1)
+    axis.set_xlabel("MB (dotted: 4 GB)")
     axis.legend(fontsize=7)
     return figure
 
