@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--decoders", nargs="+", choices=[*ONNX, *GGUF], help="all of them, and all encoders, if absent"
     )
-    parser.add_argument("--work", type=Path, help="folder for the bundles, which are deleted (a temporary one)")
+    parser.add_argument("--bundles", type=Path, help="keep the bundles in this folder")
     parser.add_argument("--note", default="", help="what else the machine was doing")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "conversion.json")
     options = parser.parse_args()
@@ -52,8 +52,10 @@ def main() -> None:
         cases += [(encoder, ONNX[0]) for encoder in ENCODERS]
     warm(options.checkpoint)
     for encoder, decoder in cases:
-        with tempfile.TemporaryDirectory(dir=options.work) as folder:
-            case = measure(options.checkpoint, Path(folder) / "bundle", encoder, decoder)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.bundles or Path(temporary)
+            bundle = folder / f"{options.size}-{encoder}-{decoder}"
+            case = measure(options.checkpoint, bundle, encoder, decoder)
         case = {"size": options.size, "encoder": encoder, "decoder": decoder, **case, "note": options.note}
         store(options.out, case | {"provenance": provenance()})
         print(line(case), flush=True)
