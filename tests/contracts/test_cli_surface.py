@@ -23,7 +23,7 @@ SURFACE = {
     "lm": "TEXT OUT --order --language --bundle --weight --word-bonus --beam-size",
     "export": "SOURCE OUT --encoder --decoder --adapter --name --checkpoint",
     "serve": (
-        "BUNDLE --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
+        "BUNDLE --base --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
         "--max-queue --max-streams --decoder --attention --threads --quiet"
     ),
     "pull": "MODEL --source --encoder --decoder --name --keep-checkpoint --force --skip-verify --quiet",
