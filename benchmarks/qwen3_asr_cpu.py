@@ -89,7 +89,7 @@ def busy_core(core: int) -> Iterator[None]:
 
 def memory_read_gb_s(threads: int) -> float:
     """Bandwidth of reading memory: the largest of a gigabyte of integers, split among threads (best of 5)."""
-    parts = np.array_split(np.zeros(1 << 27, np.int64), threads)
+    parts = np.array_split(np.ones(1 << 27, np.int64), threads)  # zeros nobody wrote are one page, in cache
     with ThreadPoolExecutor(threads) as pool:
         times = []
         for _ in range(5):
@@ -188,6 +188,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def bare(value: Any) -> Any:
+    """An option as it is written down: of paths only the name, since folders are nobody's business."""
+    if isinstance(value, list):
+        return [bare(item) for item in value]
+    return ",".join(Path(part).name for part in value.split(",")) if isinstance(value, str) else value
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -241,11 +248,8 @@ def main() -> None:
                             f"{name}, {threads} threads, {duration_s:g} s: {found.get('rtf') or found.get('error')}\n"
                         )
     quiet = load_before <= QUIET_LOAD
-    settings = {
-        key: value
-        for key, value in vars(options).items()
-        if key not in ("out", "official_python", "transformers_python", "sherpa_python")
-    }
+    hidden = ("out", "official_python", "transformers_python", "sherpa_python")
+    settings = {key: bare(value) for key, value in vars(options).items() if key not in hidden}
     report = {"quiet": quiet, "load_before": load_before, "limits": limits, "rows": rows, "settings": settings,
               "provenance": provenance()}  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from qwen3_asr_cpu import CUT_S, QUIET_LOAD, RATE_HZ, ROOT, run, speech
+from qwen3_asr_cpu import CUT_S, QUIET_LOAD, RATE_HZ, ROOT, bare, run, speech
 
 from linnet.audio import write_audio
 from linnet.environment import provenance
@@ -62,7 +62,7 @@ def main() -> None:
             rows.append({"name": name, "change": change} | run("linnet", job, sys.executable, 1800))
             sys.stderr.write(f"{name}: {rows[-1].get('rtf') or rows[-1].get('error')}\n")
     quiet = load_before <= QUIET_LOAD
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
+    settings = {name: bare(value) for name, value in vars(options).items() if name != "out"}
     report = {"quiet": quiet, "load_before": load_before, "rows": rows, "settings": settings,
               "provenance": provenance()}  # fmt: skip
     options.out.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
