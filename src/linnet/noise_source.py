@@ -58,11 +58,16 @@ def make_source(noise: str | Path, utterances: Sequence[Utterance], *, rate_hz: 
     return NoiseSource(Path(kind).stem, seed, partial(_recorded, recordings, rate_hz))
 
 
-def _generated(kind: str, rate_hz: int, _: Utterance, n_samples: int, rng: np.random.Generator) -> FloatArray:
+def generate(kind: str, n_samples: int, *, rate_hz: int, rng: np.random.Generator) -> FloatArray:
+    """Noise [N] of one of KINDS that needs no voices (all but babble), −20 dBFS."""
     if kind == "white":
         return noises.white(n_samples, rng=rng)
     make = {"pink": noises.pink, "brown": noises.brown, "hum": noises.hum}[kind]
     return make(n_samples, rate_hz=rate_hz, rng=rng)
+
+
+def _generated(kind: str, rate_hz: int, _: Utterance, n_samples: int, rng: np.random.Generator) -> FloatArray:
+    return generate(kind, n_samples, rate_hz=rate_hz, rng=rng)
 
 
 def _recorded(

@@ -11,7 +11,7 @@ from running import Running, to_wav
 
 from linnet.audio import read_audio
 from linnet.noise import active_level_db
-from linnet.server.noise_api import KINDS
+from linnet.noise_source import KINDS
 
 
 def post(server: Running, wav: bytes, **fields: object) -> httpx.Response:

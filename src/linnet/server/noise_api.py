@@ -15,12 +15,12 @@ import linnet
 from linnet import noise
 from linnet.audio import SAMPLE_RATE_HZ, FloatArray, read_audio, wav_bytes
 from linnet.errors import LinnetError
+from linnet.noise_source import KINDS, generate
 from linnet.server.envelope import ApiError, from_linnet
 from linnet.server.forms import open_file, read_form, shown_name
 from linnet.server.openai_api import while_connected
 from linnet.server.state import State
 
-KINDS = ("white", "pink", "brown", "hum", "babble")
 VOICES = Path(linnet.__file__).parent / "assets" / "babble"
 """Six readers of LibriSpeech (assets/babble/ATTRIBUTION.md), who talk at once."""
 MAX_DURATION_S = 300.0
@@ -104,13 +104,10 @@ def router(state: State) -> APIRouter:
 def add_noise(file: BinaryIO, kind: str, snr_db: float, seed: int) -> tuple[FloatArray, float]:
     """The mixture [N] at 16 kHz, and the factor that speech and noise were scaled by to keep the peak below 1."""
     speech, rng = read_audio(file), np.random.default_rng(seed)
-    if kind == "white":
-        sound = noise.white(len(speech), rng=rng)
-    elif kind == "babble":
+    if kind == "babble":
         sound = noise.babble(_voices(), len(speech), rate_hz=SAMPLE_RATE_HZ, rng=rng)
     else:
-        make = {"pink": noise.pink, "brown": noise.brown, "hum": noise.hum}[kind]
-        sound = make(len(speech), rate_hz=SAMPLE_RATE_HZ, rng=rng)
+        sound = generate(kind, len(speech), rate_hz=SAMPLE_RATE_HZ, rng=rng)
     mixture = noise.mix_at_snr(speech, sound, snr_db, rate_hz=SAMPLE_RATE_HZ, rng=rng)
     return mixture.mixed, mixture.gain
 
