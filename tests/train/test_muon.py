@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from linnet.errors import ConfigError
 from linnet.train.config import TrainConfig
 from linnet.train.muon import Muon, MuonWithAdamW, orthogonalise
 from linnet.train.optim import build_optimizer
@@ -126,6 +125,19 @@ def test_states_come_back() -> None:
         assert torch.equal(value, dict(whole.named_parameters())[name]), name
 
 
-def test_rates_per_layer_are_refused() -> None:
-    with pytest.raises(ConfigError, match="adamw"):
-        build_optimizer(Encoder(), CONFIG, lambda name: 0.5)
+def test_rates_per_layer_reach_matrices_and_vectors() -> None:
+    def ratio(name: str) -> float:
+        return 0.5 if ".layers.0." in name else 0.0 if name.endswith("head.weight") else 1.0
+
+    torch.manual_seed(3)
+    model, twin = Encoder(), Encoder()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(model, CONFIG, ratio)
+    for group in optimizer.param_groups:  # as the training loop does it
+        group["lr"] = CONFIG.learning_rate * group["lr_ratio"]
+    update(model, optimizer)
+    update(twin, build_optimizer(twin, CONFIG))
+    whole = dict(twin.named_parameters())
+    for name, value in model.named_parameters():
+        expected = before[name] + ratio(name) * (whole[name].detach() - before[name])
+        torch.testing.assert_close(value.detach(), expected, atol=1e-7, rtol=0)

@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum for matrices, with updates scaled to AdamW's (Liu et al. 2025,
     arXiv:2502.16982), so that both take the same learning rate."""
 
-    def __init__(self, matrices: list[nn.Parameter], *, lr: float, weight_decay: float) -> None:
+    def __init__(self, matrices: list[nn.Parameter] | list[dict[str, Any]], *, lr: float, weight_decay: float = 0.0):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -67,21 +67,23 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """`matrices` are those with two dimensions inside a list of layers; embeddings, heads and vectors take AdamW."""
+    """`matrices` are those with two dimensions inside a list of layers; embeddings, heads and vectors take AdamW.
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    `lr_ratio` gives each parameter, by its name, a share of the learning rate; the training loop applies it.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, lr_ratio: Callable[[str], float] | None = None) -> None:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        matrices = [parameter for name, parameter in named if ".layers." in name and parameter.ndim == 2]
-        chosen = {id(parameter) for parameter in matrices}
-        others = [parameter for _, parameter in named if id(parameter) not in chosen]
-        groups = [
-            {"params": [parameter for parameter in others if parameter.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [parameter for parameter in others if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
-        muon = Muon(matrices, lr=config.learning_rate, weight_decay=5 * config.weight_decay)
+        matrices = [(name, parameter) for name, parameter in named if ".layers." in name and parameter.ndim == 2]
+        chosen = {id(parameter) for _, parameter in matrices}
+        others = [(name, parameter) for name, parameter in named if id(parameter) not in chosen]
+        decayed = [(name, parameter) for name, parameter in others if parameter.ndim > 1]
+        rest = [(name, parameter) for name, parameter in others if parameter.ndim <= 1]
+        muon = Muon(_by_ratio(matrices, 5 * config.weight_decay, lr_ratio), lr=config.learning_rate)
+        groups = [*_by_ratio(decayed, config.weight_decay, lr_ratio), *_by_ratio(rest, 0.0, lr_ratio)]
         adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.adam_betas, eps=1e-8, fused=True)
         self.parts: tuple[torch.optim.Optimizer, ...] = (muon, adamw)
-        super().__init__(matrices + others, {})
+        super().__init__([parameter for _, parameter in named], {})
         self._join()
 
     def _join(self) -> None:
@@ -103,3 +105,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._join()
+
+
+def _by_ratio(
+    named: list[tuple[str, nn.Parameter]], weight_decay: float, lr_ratio: Callable[[str], float] | None
+) -> list[dict[str, Any]]:
+    """One group for each share of the learning rate; one group, which may be empty, if all have the whole."""
+    if lr_ratio is None:
+        return [{"params": [parameter for _, parameter in named], "weight_decay": weight_decay}]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named:
+        groups.setdefault(lr_ratio(name), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay, "lr_ratio": ratio} for ratio, parameters in groups.items()
+    ]

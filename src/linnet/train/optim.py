@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from linnet.errors import ConfigError, TrainingError
+from linnet.errors import TrainingError
 from linnet.train.config import TrainConfig
 from linnet.train.muon import MuonWithAdamW
 
@@ -19,12 +19,10 @@ def build_optimizer(
     """The configured optimiser over the trainable parameters; no weight decay on vectors (biases, norms).
 
     `lr_ratio` gives each parameter, by its name, a share of the learning rate; the loop applies it (1.0 by default).
-    Raises TrainingError if nothing is trainable, ConfigError if `lr_ratio` is given with Muon.
+    Raises TrainingError if nothing is trainable.
     """
     if config.optimizer == "muon":
-        if lr_ratio:
-            raise ConfigError("optimizer 'muon' knows no learning rate per layer; choose 'adamw'.")
-        return MuonWithAdamW(model, config)
+        return MuonWithAdamW(model, config, lr_ratio)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
