@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.audio import CODECS, read_audio, through_codec, write_audio
-from linnet.damage import make_damage
+from linnet.audio import read_audio, write_audio
+from linnet.damage import CODECS, make_damage, through_codec
 from linnet.denoise import spectral_subtraction
 from linnet.errors import AudioContentError, ConfigError
 from linnet.manifest import Utterance, write_manifest

@@ -123,32 +123,6 @@ def write_audio(path: str | Path, samples: npt.ArrayLike, sample_rate_hz: int) -
         raise ConfigError(f"Cannot write {path} at {sample_rate_hz} Hz: {error}.") from error
 
 
-CODECS = ("telephone", "gsm", "opus", "mp3")
-"""telephone: µ-law at 8 kHz (G.711). gsm: full rate at 8 kHz, 13 kbit/s. opus, mp3: the lowest rate that libsndfile's
-encoders offer for mono at 16 kHz."""
-
-
-def through_codec(samples: npt.ArrayLike, sample_rate_hz: int, *, codec: str) -> FloatArray:
-    """Mono samples [N] after a lossy codec (one of CODECS) and back, float32 [N]; ConfigError for another name."""
-    if codec not in CODECS:
-        raise ConfigError(f"There is no codec {codec!r}; accepted: {', '.join(CODECS)}.")
-    samples = np.clip(check_samples(samples), -1.0, 1.0)
-    container, subtype, rate_hz, options = {
-        "telephone": ("WAV", "ULAW", 8_000, {}),
-        "gsm": ("WAV", "GSM610", 8_000, {}),
-        "opus": ("OGG", "OPUS", 16_000, {"compression_level": 1.0}),
-        "mp3": ("MP3", "MPEG_LAYER_III", 16_000, {"compression_level": 0.95}),  # 1.0 is refused by libsndfile
-    }[codec]
-    file = io.BytesIO()
-    soundfile.write(
-        file, resample(samples, sample_rate_hz, rate_hz), rate_hz, format=container, subtype=subtype, **options
-    )
-    file.seek(0)
-    decoded, decoded_hz = soundfile.read(file, dtype="float32")
-    damaged = resample(decoded, decoded_hz, sample_rate_hz)[: samples.size]
-    return np.pad(damaged, (0, samples.size - damaged.size))
-
-
 def wav_bytes(samples: npt.ArrayLike, sample_rate_hz: int) -> bytes:
     """Mono samples [N] as a 16-bit WAV file in memory; values beyond −1…1 are clipped."""
     _check_rate(sample_rate_hz)

@@ -21,7 +21,8 @@ from linnet.errors import ConfigError, TrainingError
 from linnet.features import log_mel
 from linnet.manifest import Utterance, write_manifest
 from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
-from linnet.models.qwen3_asr.model import DropPath, KVCache, Qwen3ASR, rotary_table, rotate, sinusoids
+from linnet.models.qwen3_asr.model import DropPath, KVCache, Qwen3ASR
+from linnet.models.qwen3_asr.positions import rotary_table, rotate, sinusoids
 from linnet.models.qwen3_asr.task import (
     CTC_BLANK,
     CTC_CLASSES,

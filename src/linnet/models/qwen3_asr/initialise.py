@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from linnet.models.qwen3_asr.model import AudioEncoder, EncoderAttention, EncoderLayer, Qwen3ASR, sinusoid_timescales
+from linnet.models.qwen3_asr.model import AudioEncoder, EncoderAttention, EncoderLayer, Qwen3ASR
+from linnet.models.qwen3_asr.positions import sinusoid_timescales
 
 NEIGHBOURS = (-1, 1, -3, 3)  # encoder tokens of 80 ms, head after head
 

@@ -1,4 +1,4 @@
-"""Qwen3-ASR as a plain torch module: convolutional audio encoder, Qwen3 text decoder, one file, read top to bottom.
+"""Qwen3-ASR as a plain torch module: convolutional audio encoder, Qwen3 text decoder, read top to bottom.
 
 Source: qwen-asr 0.0.6, `modeling_qwen3_asr.py` (Apache-2.0), checked against its outputs in `tests/parity`.
 Parameter names are the official ones without the `thinker.` prefix.
@@ -9,7 +9,6 @@ T decoder positions, H decoder width, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from linnet.models.qwen3_asr.positions import rotary_table, rotate, sinusoids
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 Attention = Literal["windowed", "full"]
@@ -375,33 +375,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-def sinusoids(length: int, channels: int, *, max_timescale: float = 10_000.0) -> Tensor:
-    """Whisper's position table [length, channels]: sines in the first half, cosines in the second."""
-    angles = torch.arange(length)[:, None].float() / sinusoid_timescales(channels, max_timescale=max_timescale)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def sinusoid_timescales(channels: int, *, max_timescale: float = 10_000.0) -> Tensor:
-    """Positions per radian of each pair of sine and cosine, [channels / 2], from 1 to `max_timescale`."""
-    step = math.log(max_timescale) / (channels // 2 - 1)
-    return torch.exp(step * torch.arange(channels // 2).float())
-
-
-def rotary_table(start: int, length: int, config: Qwen3ASRConfig, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [length, head_dim] for positions start … start + length − 1."""
-    exponents = torch.arange(0, config.head_dim, 2, device=like.device).float() / config.head_dim
-    angles = torch.arange(start, start + length, device=like.device).float()[:, None] / config.rope_theta**exponents
-    angles = torch.cat([angles, angles], dim=1)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [B, heads, T, head_dim], halves rotated against each other (NeoX style)."""
-    cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def _pad_windows(tokens: Tensor, windows: Sequence[int]) -> tuple[Tensor, Tensor]:
