@@ -19,7 +19,7 @@ from linnet.models.qwen3_asr.export import export_run
 from linnet.runtime.encoder import Encoder
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
-WIDTHS = (8, 32, 128)
+WIDTHS = (8, 32, 64, 128, 256)
 FRAMES, REPEATS = 800, 15
 
 

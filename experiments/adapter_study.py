@@ -3,8 +3,10 @@
 Every training and every test is a file of its own in the work folder, so an interrupted experiment goes on where it
 stopped, and one that is stopped early still writes what it has (`complete: false`).
 
-Tests: spoken digits (error rates) and read sentences (distance to the clean features alone, since the small base does
-not recognise them), clean and in noises and voices that training did not hear.
+Tests: spoken digits (speakers known from training) and read sentences of unseen speakers, clean and in noises and voices
+that training did not hear: character error rates, and the distance to the features of the clean clip.
+
+    python experiments/adapter_study.py results/noise_robustness.json     # the tables of docs/adapters.md
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,11 +49,11 @@ from linnet.train.trainer import fit
 
 RATE_HZ, TEST_SEED, SEEDS = 16_000, 7, (0, 1, 2)
 DIGITS, SENTENCES = "fsdd", "speechocean762"
-EVERY = {DIGITS: 5, SENTENCES: 100}  # every n-th test utterance
-TRAIN_EVERY = {DIGITS: 10, SENTENCES: 20}
+EVERY = {DIGITS: 5, SENTENCES: 20}  # every n-th test utterance: 50 of each
+TRAIN_EVERY = {DIGITS: 10, SENTENCES: 10}
 NOISES = {"babble": (10.0, 0.0), "white": (0.0,)}
 RECORDED_SNR_DB = (0.0,)
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = {DIGITS: 16, SENTENCES: 48}
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def in_conditions(utterance: Utterance, voices: Sequence[Utterance], data: Path,
 
 
 def tested(path: Path, asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip]) -> list[dict[str, Any]]:
-    """Per clip: character errors (digits) and the distance to the clean features; kept in `path`."""
+    """Per clip: character errors and the distance to the clean features; kept in `path`."""
     if not path.exists():
         records: list[dict[str, Any]] = []
         for corpus, condition in dict.fromkeys((clip.corpus, clip.condition) for clip in clips):
@@ -241,14 +244,13 @@ def tested(path: Path, asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip]) -> 
                 heard = asr.audio_tower([torch.from_numpy(clip.heard) for clip in chosen])
                 with base_only(asr):
                     target = asr.audio_tower([torch.from_numpy(clip.clean) for clip in chosen])
-            texts = decoded(asr, tokenizer, heard) if corpus == DIGITS else [None] * len(chosen)
+            texts = decoded(asr, tokenizer, heard, max_new_tokens=ANSWER_TOKENS[corpus])
             for clip, ours, theirs, text in zip(chosen, heard, target, texts, strict=True):
-                found = None if text is None else cer([clip.text], [text], language="en")
+                found = cer([clip.text], [text], language="en")
                 records.append({
                     "corpus": corpus, "condition": condition, "utterance": clip.utterance,
                     "distance": float(feature_loss(ours, theirs)),
-                    "errors": None if found is None else found.errors,
-                    "characters": None if found is None else found.words,
+                    "errors": found.errors, "characters": found.words,
                 })  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(records))
@@ -256,10 +258,10 @@ def tested(path: Path, asr: Qwen3ASR, tokenizer: Any, clips: Sequence[Clip]) -> 
     return loaded
 
 
-def decoded(asr: Qwen3ASR, tokenizer: Any, audio: Sequence[Tensor]) -> list[str]:
+def decoded(asr: Qwen3ASR, tokenizer: Any, audio: Sequence[Tensor], *, max_new_tokens: int) -> list[str]:
     """Greedy answers from encoder outputs that are already there."""
     prompts = [build_prompt(tokenizer, len(one)).ids for one in audio]
-    answers = asr.answer(audio, prompts, max_new_tokens=ANSWER_TOKENS)
+    answers = asr.answer(audio, prompts, max_new_tokens=max_new_tokens)
     return [parse_answer(tokenizer.decode(answer, skip_special_tokens=False)).text for answer in answers]
 
 
@@ -272,27 +274,56 @@ def compared(name: str, base: list[dict[str, Any]], seeds: list[list[dict[str, A
             return [one for one in records if (one["corpus"], one["condition"]) == where]
 
         ours, theirs = [chosen(records) for records in seeds], chosen(base)
+        characters = np.array([one["characters"] for one in theirs])
+        errors = np.array([[one["errors"] for one in records] for records in ours])
+        base_errors = np.array([one["errors"] for one in theirs])
+        # An utterance is the unit of the bootstrap; its errors are the mean over seeds.
+        found = paired_bootstrap(errors.mean(0), base_errors, characters, seed=TEST_SEED)
         row: dict[str, Any] = {
             "system": name, "corpus": corpus, "condition": condition, "utterances": len(theirs), "seeds": len(ours),
             "distance": [float(np.mean([one["distance"] for one in records])) for records in ours],
             "base_distance": float(np.mean([one["distance"] for one in theirs])),
+            "cer": [float(one.sum() / characters.sum()) for one in errors],
+            "base_cer": float(base_errors.sum() / characters.sum()),
+            "difference": found.difference, "low": found.low, "high": found.high,
         }  # fmt: skip
-        if theirs[0]["errors"] is not None:
-            characters = np.array([one["characters"] for one in theirs])
-            errors = np.array([[one["errors"] for one in records] for records in ours])
-            base_errors = np.array([one["errors"] for one in theirs])
-            # An utterance is the unit of the bootstrap; its errors are the mean over seeds.
-            found = paired_bootstrap(errors.mean(0), base_errors, characters, seed=TEST_SEED)
-            row |= {
-                "cer": [float(one.sum() / characters.sum()) for one in errors],
-                "base_cer": float(base_errors.sum() / characters.sum()),
-                "difference": found.difference, "low": found.low, "high": found.high,
-            }  # fmt: skip
         rows.append(row)
     return rows
 
 
 def summary(rows: Sequence[dict[str, Any]], name: str) -> str:
     """One line for the terminal."""
-    own = [row for row in rows if row["system"] == name and "cer" in row]
+    own = [row for row in rows if row["system"] == name]
     return "  ".join(f"{row['condition']} {100 * np.mean(row['cer']):.0f}({100 * row['base_cer']:.0f})" for row in own)
+
+
+def table(result: dict[str, Any], corpus: str) -> str:
+    """Markdown: CER in % per system and condition, in brackets the difference to the base and its interval in points;
+    the last column is the mean distance to the clean features over all damaged conditions."""
+    rows = [row for row in result["rows"] if row["corpus"] == corpus]
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    sizes = {one["name"]: f"{one['parameters']:,}" for one in result["systems"]}
+
+    def line(name: str, cells: Sequence[str], distances: Sequence[float]) -> str:
+        return "| " + " | ".join([name, sizes.get(name, "–"), *cells, f"{np.mean(distances):.3f}"]) + " |"
+
+    first = [next(row for row in rows if row["condition"] == condition) for condition in conditions]
+    out = ["| system | parameters | " + " | ".join(conditions) + " | distance |", "|---" * (len(conditions) + 3) + "|"]
+    damaged = [row["base_distance"] for row in first if row["condition"] != "clean"]
+    out.append(line("base", [f"{100 * row['base_cer']:.1f}" for row in first], damaged))
+    for name in dict.fromkeys(row["system"] for row in rows):
+        own = [next(r for r in rows if (r["system"], r["condition"]) == (name, c)) for c in conditions]
+        cells = [
+            f"{100 * np.mean(r['cer']):.1f} ({100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}])"
+            for r in own
+        ]
+        out.append(line(name, cells, [np.mean(r["distance"]) for r in own if r["condition"] != "clean"]))
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    for result_path in sys.argv[1:]:
+        stored_result = json.loads(Path(result_path).read_text())
+        for one_corpus in (DIGITS, SENTENCES):
+            print(f"{result_path}, {one_corpus}, seeds {stored_result['seeds_done']}\n")
+            print(table(stored_result, one_corpus) + "\n")

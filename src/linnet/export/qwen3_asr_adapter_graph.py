@@ -28,6 +28,7 @@ class AdapterGraph:
         self._adapter, self._window = adapter, config.window_tokens
         self._updates: dict[str, tuple[str, str]] = {}
         self._sites: dict[str, Site] = {}
+        self._sizes: tuple[str, str, str] | None = None
         for site in parse_sites(adapter.config, config) if adapter else []:
             if site.part == "decoder":
                 raise ExportError(
@@ -78,16 +79,23 @@ class AdapterGraph:
             return z
         if mode == "mlp":
             return graph.node("Gelu", [z], MICROSOFT)
-        tokens, windows = graph.node("Shape", [z], start=1, end=2), graph.node("Shape", [z], start=0, end=1)
-        size = graph.integers(self._window)
-        missing = graph.node("Mod", [graph.node("Neg", [tokens]), size])  # Mod takes the sign of the divisor
-        pads = graph.node("Concat", [graph.integers(0, 0, 0, 0), missing, graph.integers(0)], axis=0)
+        tokens, windows, pads = self._window_sizes(graph, z)
         z = graph.node("Pad", [z, pads])
         z = graph.node("Reshape", [z, graph.integers(-1, self._window, inner)])  # [S, N, b]
         z = self._gate(graph, z, name) if mode == "gate" else self._transform(graph, z, inner, mode)
         back = graph.node("Concat", [windows, graph.integers(-1, inner)], axis=0)
         z = graph.node("Reshape", [z, back])
         return graph.node("Slice", [z, graph.integers(0), tokens, graph.integers(1)])
+
+    def _window_sizes(self, graph: GraphWriter, z: str) -> tuple[str, str, str]:
+        """Names of T, W and the padding that fills T up to whole sections; the same at every site, so computed once."""
+        if self._sizes is None:
+            tokens, windows = graph.node("Shape", [z], start=1, end=2), graph.node("Shape", [z], start=0, end=1)
+            size = graph.integers(self._window)
+            missing = graph.node("Mod", [graph.node("Neg", [tokens]), size])  # Mod takes the sign of the divisor
+            pads = graph.node("Concat", [graph.integers(0, 0, 0, 0), missing, graph.integers(0)], axis=0)
+            self._sizes = tokens, windows, pads
+        return self._sizes
 
     def _transform(self, graph: GraphWriter, z: str, inner: int, mode: str) -> str:
         """fnet and hartley on [S, N, b]: cos·z·cos − sin·z·sin, and for hartley + cos·z·sin + sin·z·cos."""
@@ -105,15 +113,18 @@ class AdapterGraph:
         return graph.node("Add", [real, crossed])
 
     def _gate(self, graph: GraphWriter, z: str, name: str) -> str:
-        """GELU of the filtered [S, N, b]."""
+        """GELU of the filtered [S, N, b].
+
+        (a + ib)(c + id) as one product with real factors: the spectrum is made twice, as (a, b) and as (−b, a), the
+        first half multiplied by (c, c), the second by (d, d), and the synthesis adds the halves up. Four nodes instead
+        of ten: at this size a node costs as much as its arithmetic.
+        """
         analysis, synthesis = real_fourier(self._window)
-        spectrum = graph.node("MatMul", [graph.constant(f"analysis_{self._window}", analysis), z])
-        parts = [f"{name}.real", f"{name}.imaginary"]
-        graph.add("Split", [spectrum], parts, axis=1, num_outputs=2)
-        factors = self._get(f"{name}.filter")
-        by_real, by_imaginary = (graph.constant(f"{name}.filter.{i}", factors[i]) for i in (0, 1))
-        rr, ri = (graph.node("Mul", [parts[0], factor]) for factor in (by_real, by_imaginary))
-        ir, ii = (graph.node("Mul", [parts[1], factor]) for factor in (by_real, by_imaginary))
-        filtered = graph.node("Concat", [graph.node("Sub", [rr, ii]), graph.node("Add", [ri, ir])], axis=1)
-        y = graph.node("MatMul", [graph.constant(f"synthesis_{self._window}", synthesis), filtered])
+        real, imaginary = np.split(analysis, 2)
+        twice = np.concatenate([real, imaginary, -imaginary, real])
+        spectrum = graph.node("MatMul", [graph.constant(f"analysis_{self._window}", twice), z])
+        factors = np.repeat(self._get(f"{name}.filter"), 2, axis=0).reshape(len(twice), -1)  # c, c, d, d
+        filtered = graph.node("Mul", [spectrum, graph.constant(f"{name}.filter", factors)])
+        both = np.concatenate([synthesis, synthesis], axis=1)
+        y = graph.node("MatMul", [graph.constant(f"synthesis_{self._window}", both), filtered])
         return graph.node("Gelu", [y], MICROSOFT)
