@@ -3,8 +3,8 @@
 Every training and every test is a file of its own in the work folder, so an interrupted experiment goes on where it
 stopped, and one that is stopped early still writes what it has (`complete: false`).
 
-Tests: spoken digits (speakers known from training) and read sentences of unseen speakers, clean and in noises and voices
-that training did not hear: character error rates, and the distance to the features of the clean clip.
+Tests: spoken digits (speakers known from training) and read sentences of unseen speakers, clean and in noises and
+voices that training did not hear: character error rates, and the distance to the features of the clean clip.
 
     python experiments/adapter_study.py results/noise_robustness.json     # the tables of docs/adapters.md
 """
@@ -313,10 +313,10 @@ def table(result: dict[str, Any], corpus: str) -> str:
     out.append(line("base", [f"{100 * row['base_cer']:.1f}" for row in first], damaged))
     for name in dict.fromkeys(row["system"] for row in rows):
         own = [next(r for r in rows if (r["system"], r["condition"]) == (name, c)) for c in conditions]
-        cells = [
-            f"{100 * np.mean(r['cer']):.1f} ({100 * r['difference']:+.1f} [{100 * r['low']:+.1f}, {100 * r['high']:+.1f}])"
-            for r in own
-        ]
+        cells = []
+        for row in own:
+            difference, low, high = (100 * row[key] for key in ("difference", "low", "high"))
+            cells.append(f"{100 * np.mean(row['cer']):.1f} ({difference:+.1f} [{low:+.1f}, {high:+.1f}])")
         out.append(line(name, cells, [np.mean(r["distance"]) for r in own if r["condition"] != "clean"]))
     return "\n".join(out)
 

@@ -13,7 +13,16 @@ import pytest
 import soundfile
 
 from linnet import containers
-from linnet.audio import AudioInfo, audio_info, check_samples, read_audio, resample, stream_audio, write_audio
+from linnet.audio import (
+    AudioInfo,
+    audio_info,
+    check_samples,
+    read_audio,
+    resample,
+    stream_audio,
+    write_audio,
+    write_blocks,
+)
 from linnet.errors import AudioContentError, AudioDecodeError, AudioNotFoundError, ConfigError, MissingExtraError
 
 
@@ -152,6 +161,19 @@ def test_write_clips_and_refuses(tmp_path: Path) -> None:
         write_audio(tmp_path / "no" / "such" / "a.wav", tone(16_000), 16_000)
     with pytest.raises(AudioContentError, match="NaN"):
         write_audio(tmp_path / "nan.wav", np.array([np.nan], dtype=np.float32), 16_000)
+
+
+def test_blocks_make_one_file_and_an_error_leaves_none(tmp_path: Path) -> None:
+    speech = tone(16_000)
+    write_audio(tmp_path / "whole.flac", speech, 16_000)
+    write_blocks(tmp_path / "blocks.flac", np.split(speech, [1, 5_000]), 16_000)
+    assert (tmp_path / "blocks.flac").read_bytes() == (tmp_path / "whole.flac").read_bytes()
+    with pytest.raises(AudioContentError, match="NaN"):
+        write_blocks(tmp_path / "bad.wav", [speech, np.array([np.nan], np.float32)], 16_000)
+    assert not (tmp_path / "bad.wav").exists()
+    with pytest.raises(AudioContentError, match="no samples"):  # nothing to write replaces nothing
+        write_blocks(tmp_path / "whole.flac", [], 16_000)
+    assert (tmp_path / "whole.flac").stat().st_size > 1000
 
 
 # --- containers ---

@@ -18,7 +18,7 @@ import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -111,16 +111,29 @@ def audio_info(source: str | Path | BinaryIO) -> AudioInfo:
 
 def write_audio(path: str | Path, samples: npt.ArrayLike, sample_rate_hz: int) -> None:
     """Write mono samples [N] as .wav, .flac (both 16 bit), .ogg, .opus or .mp3; values beyond −1…1 are clipped."""
+    write_blocks(path, [samples], sample_rate_hz)
+
+
+def write_blocks(path: str | Path, blocks: Iterable[npt.ArrayLike], sample_rate_hz: int) -> None:
+    """`write_audio` for samples that come in blocks [n]; what was written is removed if they end with an error."""
     path = Path(path)
     _check_rate(sample_rate_hz)
     if path.suffix.lower() not in _WRITABLE:
         raise ConfigError(f"Cannot write {path.name}: the ending decides the format, use {', '.join(_WRITABLE)}.")
     container, subtype = _WRITABLE[path.suffix.lower()]
-    clipped = np.clip(check_samples(samples, name=path.name), -1.0, 1.0)
+    clipped = (np.clip(check_samples(block, name=path.name), -1.0, 1.0) for block in blocks)
+    first = next(clipped, None)  # before the file is opened: samples that cannot be written replace nothing
+    if first is None:
+        raise AudioContentError(f"{path.name}: there are no samples; record it again or leave it out.")
     try:
-        soundfile.write(path, clipped, sample_rate_hz, format=container, subtype=subtype)
+        with soundfile.SoundFile(path, "w", sample_rate_hz, 1, subtype, format=container) as file:
+            for block in chain([first], clipped):
+                file.write(block)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ConfigError(f"Cannot write {path} at {sample_rate_hz} Hz: {error}.") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def wav_bytes(samples: npt.ArrayLike, sample_rate_hz: int) -> bytes:

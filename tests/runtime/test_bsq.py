@@ -111,6 +111,17 @@ def test_a_long_recording_is_its_parts(codec: BSQCodec, speech: np.ndarray) -> N
     assert np.array_equal(twice.ids[first + 2 : first + 98], twice.ids[second + 2 : second + 98])
 
 
+def test_blocks_are_the_whole_and_bounded(codec: BSQCodec, speech: np.ndarray) -> None:
+    long = np.tile(speech, 1 + 50 * 16_000 // len(speech))[: 50 * 16_000 + 123]  # 2501 tokens, the last one not full
+    codes = codec.encode(long)
+    seen: list[float] = []
+    blocks = list(codec.decode_blocks(codes, progress=lambda done, total: seen.append(done / total)))
+    assert len(blocks) >= 3 and max(map(len, blocks)) <= 21 * 16_000  # 1000 tokens are 20 s, and a block may be waiting
+    np.testing.assert_array_equal(np.concatenate(blocks), codec.decode(codes))
+    assert len(np.concatenate(blocks)) == len(long)
+    assert seen == sorted(seen) and 0.3 < seen[0] < 0.5 and seen[-1] <= 1
+
+
 def test_files_and_arrays_agree(codec: BSQCodec, clip: Path) -> None:
     assert codec.encode(clip) == codec.encode(read_audio(clip))
     assert codec.encode(str(clip)).samples == len(read_audio(clip))

@@ -9,6 +9,7 @@ Shapes: N samples, T tokens, D bits, F frames, M mel bands.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.int64]
 Vocoder = Literal["auto", "head", "griffin-lim"]
+_TOKENS_PER_PUSH = 1000
 _NOTHING = np.float32(-1e9)  # attention to a place of the cache that holds no token yet
 
 
@@ -47,6 +49,12 @@ class Codec(Protocol):
 
     def decode(self, codes: Codes, *, vocoder: Vocoder = "auto") -> FloatArray:
         """The samples of tokens."""
+        ...
+
+    def decode_blocks(
+        self, codes: Codes, *, vocoder: Vocoder = "auto", progress: Progress | None = None
+    ) -> Iterator[FloatArray]:
+        """The same in blocks."""
         ...
 
 
@@ -102,12 +110,27 @@ class BSQCodec:
         `head` is the trained waveform head, `griffin-lim` guesses phases for the decoded log-mel; `auto` is what the
         bundle found better. Raises CodesError for tokens of another tokenizer, ConfigError for a vocoder not here.
         """
+        return np.concatenate([np.zeros(0, np.float32), *self.decode_blocks(codes, vocoder=vocoder)])
+
+    def decode_blocks(
+        self, codes: Codes, *, vocoder: Vocoder = "auto", progress: Progress | None = None
+    ) -> Iterator[FloatArray]:
+        """The samples of `decode` in blocks, so that hours need no more memory than seconds; Griffin-Lim gives one."""
         self.check(codes)
         if self._choose(vocoder) == "griffin-lim":
-            return griffin_lim(self.decode_mel(codes), self.config.features)[: codes.samples]
-        stream = self.stream_decoder()
-        samples = [stream.push(codes.ids), stream.finish()]
-        return np.concatenate(samples)[: codes.samples]
+            yield griffin_lim(self.decode_mel(codes), self.config.features)[: codes.samples]
+            return
+        stream, left = self.stream_decoder(), codes.samples
+        for start in range(0, len(codes.ids), _TOKENS_PER_PUSH):
+            samples = stream.push(codes.ids[start : start + _TOKENS_PER_PUSH])[:left]
+            left -= len(samples)
+            if len(samples):
+                yield samples
+            if progress is not None:
+                progress(codes.duration_s - left / codes.sample_rate_hz, codes.duration_s)
+        rest = stream.finish()[:left]
+        if len(rest):
+            yield rest
 
     def decode_mel(self, codes: Codes) -> FloatArray:
         """The decoder's log-mel [F, M] (natural logarithm of power)."""

@@ -30,18 +30,18 @@ def decode(
     import sys
     import time
 
-    from linnet.audio import write_audio
+    from linnet.audio import write_blocks
     from linnet.codes import Codes
+    from linnet.progress import task_bar
     from linnet.runtime.loader import load_codec
     from linnet.verbs.run_folder import as_bundle
 
     loaded = Codes.load(codes)
-    with as_bundle(model) as bundle:
+    with as_bundle(model) as bundle, task_bar("decode", quiet=quiet) as show:
         codec = load_codec(bundle, threads=threads)
         started = time.perf_counter()
-        samples = codec.decode(loaded, vocoder=vocoder)
+        write_blocks(out, codec.decode_blocks(loaded, vocoder=vocoder, progress=show), loaded.sample_rate_hz)
         spent_s = time.perf_counter() - started
-    write_audio(out, samples, loaded.sample_rate_hz)
     if not quiet:
         say(f"{loaded.duration_s:.2f} s at {loaded.sample_rate_hz} Hz, RTF {spent_s / loaded.duration_s:.3f}")
     sys.stdout.write(f"{out}\n")
