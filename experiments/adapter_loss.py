@@ -13,7 +13,7 @@ from linnet.export.qwen3_asr_adapter import AdapterConfig
 def main() -> None:
     args = options(__doc__, "results/adapter_loss.json")
     adapter = AdapterConfig(mode="mlp", bottleneck=64)
-    study(args, [System(loss, adapter, loss=loss, steps=60) for loss in ("feature", "ce", "both")],
+    study(args, [System(loss, adapter, loss=loss, steps=200) for loss in ("feature", "ce", "both")],
           experiment="adapter_loss")  # fmt: skip
 
 

@@ -50,7 +50,7 @@ from linnet.train.trainer import fit
 RATE_HZ, TEST_SEED, SEEDS = 16_000, 7, (0, 1, 2)
 DIGITS, SENTENCES = "fsdd", "speechocean762"
 EVERY = {DIGITS: 5, SENTENCES: 20}  # every n-th test utterance: 50 of each
-TRAIN_EVERY = {DIGITS: 10, SENTENCES: 10}
+TRAIN_EVERY = {DIGITS: 10, SENTENCES: 5}
 NOISES = {"babble": (10.0, 0.0), "white": (0.0,)}
 RECORDED_SNR_DB = (0.0,)
 ANSWER_TOKENS = {DIGITS: 16, SENTENCES: 48}
@@ -63,7 +63,7 @@ class System:
     name: str
     adapter: AdapterConfig
     loss: str = "feature"
-    steps: int = 200
+    steps: int = 600
 
 
 @dataclass(frozen=True)

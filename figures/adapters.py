@@ -50,13 +50,14 @@ def main() -> None:
 
 
 def robustness(result: dict[str, Any]) -> plt.Figure:
-    """Distance to the clean features and digit errors per condition, one line of dots per system."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8))
+    """Distance to the clean features and errors per condition, one line of dots per system."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     systems = list(dict.fromkeys(row["system"] for row in result["rows"]))
     for axis, corpus, key, title in (
-        (axes[0], DIGITS, "distance", "digits: distance to clean features"),
-        (axes[1], SENTENCES, "distance", "sentences: distance to clean features"),
-        (axes[2], DIGITS, "cer", "digits: CER minus base, points (95 %)"),
+        (axes[0, 0], DIGITS, "distance", "digits: distance to clean features"),
+        (axes[0, 1], SENTENCES, "distance", "sentences: distance to clean features"),
+        (axes[1, 0], DIGITS, "cer", "digits: CER minus base, points (95 %)"),
+        (axes[1, 1], SENTENCES, "cer", "sentences: CER minus base, points (95 %)"),
     ):
         rows = [row for row in result["rows"] if row["corpus"] == corpus]
         conditions = list(dict.fromkeys(row["condition"] for row in rows))
@@ -77,34 +78,38 @@ def robustness(result: dict[str, Any]) -> plt.Figure:
             axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xticks(range(len(conditions)), conditions, rotation=40, ha="right")
         axis.set_title(title)
-    axes[0].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7)
     return figure
 
 
 def bottleneck(result: dict[str, Any]) -> plt.Figure:
-    """ΔCER in noise against the encoder's extra time."""
-    figure, axis = plt.subplots(figsize=(4.5, 3.4))
-    for system in result["systems"]:
-        rows = [r for r in result["rows"] if r["system"] == system["name"] and "cer" in r and r["condition"] != "clean"]
-        if not rows:
-            continue
-        delta = 100 * np.mean([np.mean(row["cer"]) - row["base_cer"] for row in rows])
-        axis.plot(100 * result.get("overhead", {}).get(system["name"], np.nan), delta, "o")
-        axis.annotate(f" {system['name']} ({system['parameters'] / 1e3:.0f} k)",
-                      (100 * result.get("overhead", {}).get(system["name"], 0), delta), fontsize=8)  # fmt: skip
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="encoder time over the base, %", ylabel="mean ΔCER in noise, points")
+    """Mean difference in noise against the encoder's extra time; the thin lines reach to the best and worst seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, corpus, title in ((axes[0], DIGITS, "digits"), (axes[1], SENTENCES, "sentences")):
+        for system in result["systems"]:
+            rows = [row for row in result["rows"] if (row["system"], row["corpus"]) == (system["name"], corpus)
+                    and row["condition"] != "clean"]  # fmt: skip
+            seeds = 100 * np.mean([np.array(row["cer"]) - row["base_cer"] for row in rows], axis=0)
+            x = 100 * result.get("overhead", {}).get(system["name"], np.nan)
+            axis.errorbar(x, seeds.mean(), [[seeds.mean() - seeds.min()], [seeds.max() - seeds.mean()]], fmt="o")
+            axis.annotate(f" {system['name']} ({system['parameters'] / 1e3:.0f} k)", (x, seeds.mean()), fontsize=8)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(xlabel="encoder time over the base, %", ylabel="mean ΔCER in noise, points", title=title)
     return figure
 
 
 def bars(result: dict[str, Any]) -> plt.Figure:
     """Clean cost and gain in noise per system; dots are seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     names = [system["name"] for system in result["systems"] if result["seeds_done"][system["name"]]]
-    for axis, key, title in ((axes[0], "distance", "distance to clean features"), (axes[1], "cer", "digit CER")):
+    for axis, key, corpus, title in (
+        (axes[0], "distance", SENTENCES, "sentences: distance to clean features"),
+        (axes[1], "cer", DIGITS, "digits: CER"),
+        (axes[2], "cer", SENTENCES, "sentences: CER"),
+    ):
         for shift, clean in ((-0.2, True), (0.2, False)):
-            rows = [[r for r in result["rows"] if r["system"] == name and key in r
-                     and (r["condition"] == "clean") == clean] for name in names]  # fmt: skip
+            rows = [[row for row in result["rows"] if (row["system"], row["corpus"]) == (name, corpus)
+                     and (row["condition"] == "clean") == clean] for name in names]  # fmt: skip
             per_seed = [np.mean([row[key] for row in own], axis=0) for own in rows]
             x = np.arange(len(names)) + shift
             axis.bar(x, [seeds.mean() for seeds in per_seed], 0.36, label="clean" if clean else "noise")
@@ -113,7 +118,7 @@ def bars(result: dict[str, Any]) -> plt.Figure:
             base = np.mean([row[f"base_{key}"] for row in rows[0]])
             axis.axhline(base, color="C0" if clean else "C1", linestyle=":", linewidth=1)
         axis.set_xticks(range(len(names)), names)
-        axis.set_title(f"{title} (dotted: base)")
+        axis.set_title(f"{title} (dotted: base)", fontsize=9)
     axes[0].legend()
     return figure
 
