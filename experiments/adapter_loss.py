@@ -13,8 +13,9 @@ from linnet.export.qwen3_asr_adapter import AdapterConfig
 def main() -> None:
     args = options(__doc__, "results/adapter_loss.json")
     adapter = AdapterConfig(mode="mlp", bottleneck=64)
-    study(args, [System(loss, adapter, loss=loss, steps=200) for loss in ("feature", "ce", "both")],
-          experiment="adapter_loss")  # fmt: skip
+    systems = [System(loss, adapter, loss=loss, steps=200, control=None if loss == "feature" else "feature")
+               for loss in ("feature", "ce", "both")]  # fmt: skip
+    study(args, systems, experiment="adapter_loss")
 
 
 if __name__ == "__main__":

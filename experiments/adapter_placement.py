@@ -16,7 +16,8 @@ WIDTH = 48  # split over three sites: 16 each, the same parameters in all
 def main() -> None:
     args = options(__doc__, "results/adapter_placement.json")
     places = {"lower layer": (LOWER,), "last layer": (UPPER,), "output": (OUTPUT,), "all three": (LOWER, UPPER, OUTPUT)}
-    systems = [System(name, AdapterConfig(mode="mlp", bottleneck=WIDTH // len(sites), sites=sites), steps=400)
+    systems = [System(name, AdapterConfig(mode="mlp", bottleneck=WIDTH // len(sites), sites=sites), steps=400,
+                      control=None if sites == (OUTPUT,) else "output")
                for name, sites in places.items()]  # fmt: skip
     study(args, systems, experiment="adapter_placement")
 

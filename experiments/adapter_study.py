@@ -64,6 +64,8 @@ class System:
     adapter: AdapterConfig
     loss: str = "feature"
     steps: int = 600
+    control: str | None = None
+    """The system with the same parameters and less of an idea, against which it is compared."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ def study(
                 "base": {"path": args.base.name, "fingerprint": fingerprint, **base_state(args.base)},
                 "training": {"utterances": TRAIN_EVERY, "updates": systems[0].steps, "variants": 2},
                 "rows": rows + controls,
+                "against_control": [
+                    row
+                    for one in systems
+                    if one.control and found[one.name] and found[one.control]
+                    for row in against(one.name, found[one.name], one.control, found[one.control])
+                ],
                 **about,
                 "provenance": provenance(),
             }
@@ -291,6 +299,26 @@ def compared(name: str, base: list[dict[str, Any]], seeds: list[list[dict[str, A
     return rows
 
 
+def against(
+    name: str, seeds: list[list[dict[str, Any]]], control: str, control_seeds: list[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Paired differences in CER to a control; the errors of an utterance are the mean over the seeds both have."""
+    shared, rows = min(len(seeds), len(control_seeds)), []
+    for corpus, condition in dict.fromkeys((one["corpus"], one["condition"]) for one in seeds[0]):
+        ours, theirs = (
+            [[one for one in records if (one["corpus"], one["condition"]) == (corpus, condition)] for records in some]
+            for some in (seeds[:shared], control_seeds[:shared])
+        )
+        errors, control_errors = (
+            np.mean([[one["errors"] for one in records] for records in some], axis=0) for some in (ours, theirs)
+        )
+        characters = np.array([one["characters"] for one in ours[0]])
+        found = paired_bootstrap(errors, control_errors, characters, seed=TEST_SEED)
+        rows.append({"system": name, "control": control, "corpus": corpus, "condition": condition, "seeds": shared,
+                     "difference": found.difference, "low": found.low, "high": found.high})  # fmt: skip
+    return rows
+
+
 def summary(rows: Sequence[dict[str, Any]], name: str) -> str:
     """One line for the terminal."""
     own = [row for row in rows if row["system"] == name]
@@ -327,3 +355,10 @@ if __name__ == "__main__":
         for one_corpus in (DIGITS, SENTENCES):
             print(f"{result_path}, {one_corpus}, seeds {stored_result['seeds_done']}\n")
             print(table(stored_result, one_corpus) + "\n")
+            for one_row in stored_result["against_control"]:
+                if one_row["corpus"] == one_corpus:
+                    points = "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(
+                        **{key: 100 * one_row[key] for key in ("difference", "low", "high")}
+                    )
+                    print(f"{one_row['system']} minus {one_row['control']}, {one_row['condition']}: {points}")
+            print()

@@ -18,10 +18,13 @@ BOTTLENECK = 64
 
 def main() -> None:
     args = options(__doc__, "results/noise_robustness.json")
-    systems = [System(mode, AdapterConfig(mode=mode, bottleneck=BOTTLENECK))
-               for mode in ("linear", "mlp", "fnet", "hartley", "gate", "lora")]  # fmt: skip
+    systems = [System(mode, AdapterConfig(mode=mode, bottleneck=BOTTLENECK), control=control)
+               for mode, control in (("linear", None), ("mlp", None), ("fnet", "linear"), ("hartley", "linear"),
+                                     ("gate", "mlp"), ("lora", "linear"))]  # fmt: skip
     published = AdapterConfig(mode="identity", bottleneck=BOTTLENECK, norm="post")
-    study(args, [*systems, System("published", published)], control=True, experiment="noise_robustness")
+    study(
+        args, [*systems, System("published", published, control="linear")], control=True, experiment="noise_robustness"
+    )
 
 
 if __name__ == "__main__":
