@@ -79,12 +79,12 @@ def bits(report: dict, out: Path) -> None:  # type: ignore[type-arg]
             axis.plot(rate, row["dev_mel_db"]["mean"], "x")
             axis.annotate(name.split(", ")[1], (rate, row["dev_mel_db"]["mean"]), textcoords="offset points",
                           xytext=(-6, 0), ha="right", fontsize=8)  # fmt: skip
-    seeds = {len(row["seeds"]) for row in arms.values()}
+    seeds = " to ".join(map(str, sorted({len(row["seeds"]) for row in arms.values()})))
     axis.set(
         xlabel="nominal bit/s", ylabel="log-mel distance, dB",
-        title=f"bsq-tiny after {report['steps']} updates, {min(seeds)} to {max(seeds)} seeds",
+        title=f"bsq-tiny after {report['steps']} updates, {seeds} seeds",
     )  # fmt: skip
-    axis.legend()
+    axis.legend(loc="lower left")
     figure.savefig(out, dpi=110)
 
 
