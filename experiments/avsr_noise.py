@@ -216,7 +216,9 @@ def write(work: Path, out: Path) -> None:
         "what": "word error rates by system and condition; intervals: 95 % bootstrap over utterances, seeds pooled",
         "complete": full,
         "grid": complete,
-        "steps": json.loads((next(work.glob("*/*-*/config.json"))).read_text())["steps"],
+        "steps": {
+            corpus: json.loads(next((work / corpus).glob("*-*/config.json")).read_text())["steps"] for corpus in found
+        },
         "corpus": {"speakers": SPEAKERS, "clips": CLIPS, "seed": CORPUS_SEED, "style": "grid"},
         "rows": rows,
         "provenance": {**provenance(), "torch": torch.__version__},

@@ -47,8 +47,9 @@ def main() -> None:
 
 def draw(result: dict[str, Any]) -> plt.Figure:
     """A row per corpus, a column per noise."""
-    corpora = list(result["grid"])
-    figure, axes = plt.subplots(len(corpora), 2, figsize=(9, 3.4 * len(corpora)), sharey="row", squeeze=False)
+    corpora = sorted(result["grid"], reverse=True)  # drawn mouths above real ones
+    size = (9.5, 3.2 * len(corpora))
+    figure, axes = plt.subplots(len(corpora), 2, figsize=size, sharey="row", squeeze=False, layout="constrained")
     for row, corpus in zip(axes, corpora, strict=True):
         for axis, noise in zip(row, NOISES, strict=True):
             panel(axis, [one for one in result["rows"] if one["corpus"] == corpus], noise)
@@ -57,7 +58,7 @@ def draw(result: dict[str, Any]) -> plt.Figure:
         row[0].set_ylim(0, 105)
     seeds = sorted({seed for systems in result["grid"].values() for known in systems.values() for seed in known})
     whole = "" if result["complete"] else ", a part of the grid"
-    figure.suptitle(f"Sound, lips, and both: seed {', '.join(map(str, seeds))}{whole}", y=1.02)
+    figure.suptitle(f"Sound, lips, and both: seed {', '.join(map(str, seeds))}{whole}")
     axes[0][1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
