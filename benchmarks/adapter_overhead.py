@@ -36,6 +36,7 @@ def main() -> None:
     every = tuple(f"encoder.{layer}" for layer in range(shape.encoder_layers))
     adapters = {
         "base": None,
+        "base again": None,  # two sessions of one graph differ too: the noise of the table
         "gate 128, output": AdapterConfig(mode="gate", bottleneck=128, sites=(OUTPUT,)),
         "gate 128, every layer": AdapterConfig(mode="gate", bottleneck=128, sites=every),
         "linear 128, every layer": AdapterConfig(mode="linear", bottleneck=128, sites=every),
