@@ -171,9 +171,13 @@ def test_blocks_make_one_file_and_an_error_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(AudioContentError, match="NaN"):
         write_blocks(tmp_path / "bad.wav", [speech, np.array([np.nan], np.float32)], 16_000)
     assert not (tmp_path / "bad.wav").exists()
-    with pytest.raises(AudioContentError, match="no samples"):  # nothing to write replaces nothing
-        write_blocks(tmp_path / "whole.flac", [], 16_000)
+    before = (tmp_path / "whole.flac").read_bytes()
+    for blocks, match in (([], "no samples"), ([speech, np.array([np.inf], np.float32)], "infinite")):
+        with pytest.raises(AudioContentError, match=match):  # an error replaces nothing, however late it comes
+            write_blocks(tmp_path / "whole.flac", blocks, 16_000)
     assert (tmp_path / "whole.flac").stat().st_size > 1000
+    assert (tmp_path / "whole.flac").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blocks.flac", "whole.flac"]
 
 
 # --- containers ---

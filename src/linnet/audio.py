@@ -15,6 +15,7 @@ Shapes: N samples of one channel, float32 in −1…1 (clipped recordings are ta
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -115,25 +116,26 @@ def write_audio(path: str | Path, samples: npt.ArrayLike, sample_rate_hz: int) -
 
 
 def write_blocks(path: str | Path, blocks: Iterable[npt.ArrayLike], sample_rate_hz: int) -> None:
-    """`write_audio` for samples that come in blocks [n]; what was written is removed if they end with an error."""
+    """`write_audio` for samples in blocks [n]. The file appears when it is whole: an error leaves what was there."""
     path = Path(path)
     _check_rate(sample_rate_hz)
     if path.suffix.lower() not in _WRITABLE:
         raise ConfigError(f"Cannot write {path.name}: the ending decides the format, use {', '.join(_WRITABLE)}.")
     container, subtype = _WRITABLE[path.suffix.lower()]
     clipped = (np.clip(check_samples(block, name=path.name), -1.0, 1.0) for block in blocks)
-    first = next(clipped, None)  # before the file is opened: samples that cannot be written replace nothing
-    if first is None:
-        raise AudioContentError(f"{path.name}: there are no samples; record it again or leave it out.")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with soundfile.SoundFile(path, "w", sample_rate_hz, 1, subtype, format=container) as file:
-            for block in chain([first], clipped):
+        with soundfile.SoundFile(partial, "w", sample_rate_hz, 1, subtype, format=container) as file:
+            for block in clipped:
                 file.write(block)
+            if not file.frames:
+                raise AudioContentError(f"{path.name}: there are no samples; record it again or leave it out.")
+        os.replace(partial, path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise ConfigError(f"Cannot write {path} at {sample_rate_hz} Hz: {error}.") from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    finally:
+        if partial.exists():
+            partial.unlink()
 
 
 def wav_bytes(samples: npt.ArrayLike, sample_rate_hz: int) -> bytes:
