@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 IdArray = npt.NDArray[np.int64]
 Vocoder = Literal["auto", "head", "griffin-lim"]
-_TOKENS_PER_PUSH = 1000
+_TOKENS_PER_PUSH = 1000  # at a time when a whole recording is decoded: 20 s of the speech presets
 _NOTHING = np.float32(-1e9)  # attention to a place of the cache that holds no token yet
 
 
@@ -54,7 +54,7 @@ class Codec(Protocol):
     def decode_blocks(
         self, codes: Codes, *, vocoder: Vocoder = "auto", progress: Progress | None = None
     ) -> Iterator[FloatArray]:
-        """The same in blocks."""
+        """The samples of `decode` in blocks [n], n ≥ 1; `progress` is called with seconds."""
         ...
 
 
@@ -115,7 +115,10 @@ class BSQCodec:
     def decode_blocks(
         self, codes: Codes, *, vocoder: Vocoder = "auto", progress: Progress | None = None
     ) -> Iterator[FloatArray]:
-        """The samples of `decode` in blocks, so that hours need no more memory than seconds; Griffin-Lim gives one."""
+        """The samples of `decode` in blocks [n], so that hours need no more memory than seconds; Griffin-Lim gives one.
+
+        `progress` is called with seconds done and seconds in all. Errors as in `decode`, raised by the iteration.
+        """
         self.check(codes)
         if self._choose(vocoder) == "griffin-lim":
             yield griffin_lim(self.decode_mel(codes), self.config.features)[: codes.samples]

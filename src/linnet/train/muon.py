@@ -24,7 +24,9 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum for matrices, with updates scaled to AdamW's (Liu et al. 2025,
     arXiv:2502.16982), so that both take the same learning rate."""
 
-    def __init__(self, matrices: list[nn.Parameter] | list[dict[str, Any]], *, lr: float, weight_decay: float = 0.0):
+    def __init__(
+        self, matrices: list[nn.Parameter] | list[dict[str, Any]], *, lr: float, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
