@@ -92,22 +92,22 @@ def options(description: str | None, results: str) -> argparse.Namespace:
 
 
 def study(
-    args: argparse.Namespace, systems: Sequence[System], *, control: bool = False, **about: Any
+    args: argparse.Namespace, systems: Sequence[System], *, subtraction: bool = False, **about: Any
 ) -> dict[str, Any]:
     """Train and test every system with every seed; write and return the results after each one.
 
-    `control` adds the base behind spectral subtraction, which learns nothing.
+    `subtraction` adds the base behind spectral subtraction, which learns nothing.
     """
     torch.set_num_threads(1)
     with as_checkpoint(args.base) as folder:
         asr, tokenizer = load_frozen(folder, dtype=torch.float32), load_tokenizer(folder)
     clips = test_clips(args.data, args.work)
     base = tested(args.work / "tests" / "base.json", copy.deepcopy(asr), tokenizer, clips)
-    controls: list[dict[str, Any]] = []
-    if control:
+    subtracted: list[dict[str, Any]] = []
+    if subtraction:
         cleaned = test_clips(args.data, args.work, front_end=True)
         answers = tested(args.work / "tests" / "spectral_subtraction.json", copy.deepcopy(asr), tokenizer, cleaned)
-        controls = compared("spectral subtraction", base, [answers])
+        subtracted = compared("spectral subtraction", base, [answers])
     rows: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
     result: dict[str, Any] = {}
@@ -127,12 +127,12 @@ def study(
                 "systems": [described(one, asr) for one in systems],
                 "base": {"path": args.base.name, "fingerprint": fingerprint, **base_state(args.base)},
                 "training": {"utterances": TRAIN_EVERY, "updates": systems[0].steps, "variants": 2},
-                "rows": rows + controls,
+                "rows": rows + subtracted,
                 "against_control": [
-                    row
+                    {"control": one.control, **row}
                     for one in systems
                     if one.control and found[one.name] and found[one.control]
-                    for row in against(one.name, found[one.name], one.control, found[one.control])
+                    for row in compared(one.name, averaged(found[one.control]), found[one.name])
                 ],
                 **about,
                 "provenance": provenance(),
@@ -274,7 +274,8 @@ def decoded(asr: Qwen3ASR, tokenizer: Any, audio: Sequence[Tensor], *, max_new_t
 
 
 def compared(name: str, base: list[dict[str, Any]], seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows per corpus and condition: means over seeds, and the paired difference to the base with its interval."""
+    """Rows per corpus and condition: means over seeds, and the paired difference to `base` (or a control) with its
+    interval."""
     rows = []
     for corpus, condition in dict.fromkeys((one["corpus"], one["condition"]) for one in base):
 
@@ -299,24 +300,12 @@ def compared(name: str, base: list[dict[str, Any]], seeds: list[list[dict[str, A
     return rows
 
 
-def against(
-    name: str, seeds: list[list[dict[str, Any]]], control: str, control_seeds: list[list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Paired differences in CER to a control; the errors of an utterance are the mean over the seeds both have."""
-    shared, rows = min(len(seeds), len(control_seeds)), []
-    for corpus, condition in dict.fromkeys((one["corpus"], one["condition"]) for one in seeds[0]):
-        ours, theirs = (
-            [[one for one in records if (one["corpus"], one["condition"]) == (corpus, condition)] for records in some]
-            for some in (seeds[:shared], control_seeds[:shared])
-        )
-        errors, control_errors = (
-            np.mean([[one["errors"] for one in records] for records in some], axis=0) for some in (ours, theirs)
-        )
-        characters = np.array([one["characters"] for one in ours[0]])
-        found = paired_bootstrap(errors, control_errors, characters, seed=TEST_SEED)
-        rows.append({"system": name, "control": control, "corpus": corpus, "condition": condition, "seeds": shared,
-                     "difference": found.difference, "low": found.low, "high": found.high})  # fmt: skip
-    return rows
+def averaged(seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Tests of several seeds as one: means of errors and distances per clip."""
+    return [
+        {**same[0]} | {key: float(np.mean([one[key] for one in same])) for key in ("errors", "distance")}
+        for same in zip(*seeds, strict=True)
+    ]
 
 
 def summary(rows: Sequence[dict[str, Any]], name: str) -> str:
@@ -349,16 +338,23 @@ def table(result: dict[str, Any], corpus: str) -> str:
     return "\n".join(out)
 
 
+def report(path: Path) -> str:
+    """The tables of a results file, how far its cells move between seeds, and the comparisons with controls."""
+    result = json.loads(path.read_text())
+    spans = [100 * (max(row["cer"]) - min(row["cer"])) for row in result["rows"] if row["seeds"] > 1]
+    out = [f"{path}, seeds {result['seeds_done']}"]
+    if spans:
+        out.append(f"between seeds: {np.median(spans):.1f} points (median), {max(spans):.1f} (most)")
+    for corpus in (DIGITS, SENTENCES):
+        out += ["", corpus, table(result, corpus), ""]
+        for row in result["against_control"]:
+            if row["corpus"] == corpus:
+                difference, low, high = (100 * row[key] for key in ("difference", "low", "high"))
+                names = f"{row['system']} minus {row['control']}"
+                out.append(f"{names}, {row['condition']}: {difference:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return "\n".join(out)
+
+
 if __name__ == "__main__":
-    for result_path in sys.argv[1:]:
-        stored_result = json.loads(Path(result_path).read_text())
-        for one_corpus in (DIGITS, SENTENCES):
-            print(f"{result_path}, {one_corpus}, seeds {stored_result['seeds_done']}\n")
-            print(table(stored_result, one_corpus) + "\n")
-            for one_row in stored_result["against_control"]:
-                if one_row["corpus"] == one_corpus:
-                    points = "{difference:+.1f} [{low:+.1f}, {high:+.1f}]".format(
-                        **{key: 100 * one_row[key] for key in ("difference", "low", "high")}
-                    )
-                    print(f"{one_row['system']} minus {one_row['control']}, {one_row['condition']}: {points}")
-            print()
+    for argument in sys.argv[1:]:
+        print(report(Path(argument)))

@@ -18,13 +18,14 @@ BOTTLENECK = 64
 
 def main() -> None:
     args = options(__doc__, "results/noise_robustness.json")
-    systems = [System(mode, AdapterConfig(mode=mode, bottleneck=BOTTLENECK), control=control)
-               for mode, control in (("linear", None), ("mlp", None), ("fnet", "linear"), ("hartley", "linear"),
-                                     ("gate", "mlp"), ("lora", "linear"))]  # fmt: skip
+    controls = {"linear": None, "mlp": None, "fnet": "linear", "hartley": "linear", "gate": "mlp", "lora": "linear"}
+    systems = [
+        System(mode, AdapterConfig(mode=mode, bottleneck=BOTTLENECK), control=control)
+        for mode, control in controls.items()
+    ]
     published = AdapterConfig(mode="identity", bottleneck=BOTTLENECK, norm="post")
-    study(
-        args, [*systems, System("published", published, control="linear")], control=True, experiment="noise_robustness"
-    )
+    systems.append(System("published", published, control="linear"))
+    study(args, systems, subtraction=True, experiment="noise_robustness")
 
 
 if __name__ == "__main__":

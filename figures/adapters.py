@@ -86,13 +86,16 @@ def bottleneck(result: dict[str, Any]) -> plt.Figure:
     """Mean difference in noise against the encoder's extra time; the thin lines reach to the best and worst seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, corpus, title in ((axes[0], DIGITS, "digits"), (axes[1], SENTENCES, "sentences")):
-        for system in result["systems"]:
+        for index, system in enumerate(result["systems"]):
             rows = [row for row in result["rows"] if (row["system"], row["corpus"]) == (system["name"], corpus)
                     and row["condition"] != "clean"]  # fmt: skip
             seeds = 100 * np.mean([np.array(row["cer"]) - row["base_cer"] for row in rows], axis=0)
             x = 100 * result.get("overhead", {}).get(system["name"], np.nan)
             axis.errorbar(x, seeds.mean(), [[seeds.mean() - seeds.min()], [seeds.max() - seeds.mean()]], fmt="o")
-            axis.annotate(f" {system['name']} ({system['parameters'] / 1e3:.0f} k)", (x, seeds.mean()), fontsize=8)
+            size = f"{system['name']} ({system['parameters'] / 1e3:.0f} k)"
+            offset = (5, (5, -12)[index % 2])  # above and below in turn, since points lie close together
+            axis.annotate(size, (x, seeds.mean()), xytext=offset, textcoords="offset points", fontsize=8)
+        axis.margins(x=0.25)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel="encoder time over the base, %", ylabel="mean ΔCER in noise, points", title=title)
     return figure
