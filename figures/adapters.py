@@ -86,18 +86,17 @@ def bottleneck(result: dict[str, Any]) -> plt.Figure:
     """Mean difference in noise against the encoder's extra time; the thin lines reach to the best and worst seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, corpus, title in ((axes[0], DIGITS, "digits"), (axes[1], SENTENCES, "sentences")):
-        for index, system in enumerate(result["systems"]):
+        for system in result["systems"]:
             rows = [row for row in result["rows"] if (row["system"], row["corpus"]) == (system["name"], corpus)
                     and row["condition"] != "clean"]  # fmt: skip
             seeds = 100 * np.mean([np.array(row["cer"]) - row["base_cer"] for row in rows], axis=0)
             x = 100 * result.get("overhead", {}).get(system["name"], np.nan)
-            axis.errorbar(x, seeds.mean(), [[seeds.mean() - seeds.min()], [seeds.max() - seeds.mean()]], fmt="o")
             size = f"{system['name']} ({system['parameters'] / 1e3:.0f} k)"
-            offset = (5, (5, -12)[index % 2])  # above and below in turn, since points lie close together
-            axis.annotate(size, (x, seeds.mean()), xytext=offset, textcoords="offset points", fontsize=8)
-        axis.margins(x=0.25)
+            span = [[seeds.mean() - seeds.min()], [seeds.max() - seeds.mean()]]
+            axis.errorbar(x, seeds.mean(), span, fmt="o", label=size)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel="encoder time over the base, %", ylabel="mean ΔCER in noise, points", title=title)
+    axes[1].legend(fontsize=8)
     return figure
 
 
@@ -151,13 +150,15 @@ def memory(result: dict[str, Any]) -> plt.Figure:
 
 
 def overhead(result: dict[str, Any]) -> plt.Figure:
-    """Parameters and extra encoder time."""
+    """Parameters and extra encoder time with its 95 % interval."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.4), sharey=True)
     rows = [row for row in result["rows"] if row["adapter"]]
     names = [row["name"] for row in rows]
     axes[0].barh(names, [row["parameters"] / 1e6 for row in rows])
     axes[0].set_xlabel("million parameters")
-    axes[1].barh(names, [100 * row["overhead"] for row in rows])
+    values = np.array([100 * row["overhead"] for row in rows])
+    low, high = 100 * np.array([row["interval"] for row in rows]).T
+    axes[1].barh(names, values, xerr=[values - low, high - values], error_kw={"linewidth": 1})
     axes[1].axvline(5, color="black", linestyle=":", linewidth=1)
     axes[1].set_xlabel("encoder time over the base, % (dotted: 5)")
     return figure
