@@ -121,6 +121,8 @@ def write_blocks(path: str | Path, blocks: Iterable[npt.ArrayLike], sample_rate_
     _check_rate(sample_rate_hz)
     if path.suffix.lower() not in _WRITABLE:
         raise ConfigError(f"Cannot write {path.name}: the ending decides the format, use {', '.join(_WRITABLE)}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"Cannot write {path}: there is no folder {path.parent}; make it first.")
     container, subtype = _WRITABLE[path.suffix.lower()]
     clipped = (np.clip(check_samples(block, name=path.name), -1.0, 1.0) for block in blocks)
     partial = path.with_name(f".{path.name}.partial")
