@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from linnet.train.config import TrainConfig
@@ -32,18 +33,38 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; a closure is not supported."""
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                momentum = state["momentum_buffer"]
-                momentum.lerp_(matrix.grad, 1 - MOMENTUM)
-                update = orthogonalise(matrix.grad.lerp(momentum, MOMENTUM))
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+        moved = [
+            (matrix, group) for group in self.param_groups for matrix in group["params"] if matrix.grad is not None
+        ]
+        updates = orthogonalise_shared([self._momentum(matrix) for matrix, _ in moved])
+        for (matrix, group), update in zip(moved, updates, strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        """Nesterov's look ahead, after the momentum took the gradient in."""
+        assert matrix.grad is not None
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        momentum: Tensor = state["momentum_buffer"]
+        momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+        return matrix.grad.lerp(momentum, MOMENTUM)
+
+
+def orthogonalise_shared(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonalise` of each; of several processes, which hold the same gradients, each does its share for all.
+
+    An update of nano's matrices is a quarter of a training step on a CPU, and every process would repeat it.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1 or not matrices:
+        return [orthogonalise(matrix) for matrix in matrices]
+    everything = matrices[0].new_zeros(sum(matrix.numel() for matrix in matrices))
+    parts = everything.split([matrix.numel() for matrix in matrices])
+    for index in range(dist.get_rank(), len(matrices), dist.get_world_size()):
+        parts[index].copy_(orthogonalise(matrices[index]).flatten())
+    dist.all_reduce(everything)  # a sum with zeros: the very same numbers as without sharing
+    return [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
