@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from linnet.data.augment import AugmentConfig
+from linnet.errors import ConfigError
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.train.config import TrainConfig
 
@@ -47,6 +48,10 @@ class Qwen3ASRTrainConfig(TrainConfig):
     shape: Qwen3ASRConfig = NANO_SHAPE
     init_from: Path | None = None
     """Checkpoint folder (official layout) to start from; its shape and tokenizer replace `shape`."""
+
+    added_decoder_layers: int = 0
+    """Decoder layers to put behind those of `init_from`. They begin as identity, so nothing that was learned is lost
+    (Net2Net: Chen et al. 2016, arXiv:1511.05641)."""
 
     train_manifests: tuple[Path, ...] = ()
     dev_manifests: tuple[Path, ...] = ()
@@ -97,6 +102,14 @@ class Qwen3ASRTrainConfig(TrainConfig):
     label_smoothing: float = 0.1
     attention: Literal["windowed", "full"] = "windowed"
     dev_utterances: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.added_decoder_layers < 0 or (self.added_decoder_layers and not self.init_from):
+            raise ConfigError(
+                f"added_decoder_layers is {self.added_decoder_layers}; accepted: 0, or more beside a checkpoint in "
+                "init_from that they are added to. From scratch, set the shape's decoder_layers instead."
+            )
 
     def build_task(self) -> Task:
         """The training task (imports torch)."""

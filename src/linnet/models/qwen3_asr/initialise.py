@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from linnet.models.qwen3_asr.model import AudioEncoder, EncoderAttention, EncoderLayer, Qwen3ASR
+from linnet.models.qwen3_asr.model import AudioEncoder, DecoderLayer, EncoderAttention, EncoderLayer, Qwen3ASR
 from linnet.models.qwen3_asr.positions import sinusoid_timescales
 
 NEIGHBOURS = (-1, 1, -3, 3)  # encoder tokens of 80 ms, head after head
@@ -39,6 +39,14 @@ def initialise(asr: Qwen3ASR) -> None:
         look_around(layer.self_attn)
         for last in (layer.self_attn.out_proj, layer.fc2):
             nn.init.xavier_uniform_(last.weight, gain=depth)
+
+
+def start_as_identity(layers: Iterable[nn.Module]) -> None:
+    """Silence the branches of decoder layers: each then gives what it was given."""
+    for layer in layers:
+        assert isinstance(layer, DecoderLayer)
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
 
 
 @torch.no_grad()

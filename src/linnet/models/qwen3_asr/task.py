@@ -31,7 +31,7 @@ from linnet.manifest import Utterance, read_manifest
 from linnet.metrics import cer, wer
 from linnet.models.qwen3_asr.checkpoint import load_pretrained, save_assets
 from linnet.models.qwen3_asr.config import Qwen3ASRTrainConfig
-from linnet.models.qwen3_asr.initialise import initialise
+from linnet.models.qwen3_asr.initialise import initialise, start_as_identity
 from linnet.models.qwen3_asr.model import Qwen3ASR
 from linnet.models.qwen3_asr.tokenizer import train_tokenizer
 from linnet.runtime.prompt import (
@@ -179,7 +179,9 @@ class Qwen3ASRTask:
         self.lexicon = read_lexicon(config.lexicon) if config.lexicon else {}
         pretrained = load_pretrained(config.init_from) if config.init_from else None
         if pretrained:
-            self.tokenizer, self.shape, self._weights = pretrained.tokenizer, pretrained.config, pretrained.weights
+            self.tokenizer, self._weights = pretrained.tokenizer, pretrained.weights
+            layers = pretrained.config.decoder_layers + config.added_decoder_layers
+            self.shape = replace(pretrained.config, decoder_layers=layers)
         else:
             self.tokenizer = self._train_tokenizer()
             self.shape = shape_for(self.tokenizer, config.shape)
@@ -188,17 +190,26 @@ class Qwen3ASRTask:
         """A fresh or pretrained network; everything is trainable."""
         asr = Qwen3ASR(self.shape, attention=self.config.attention, drop_path=self.config.drop_path)
         asr.audio_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster on CPU
-        if self._weights is not None:
-            asr.load_state_dict(self._weights)
-        else:
+        if self._weights is None:
             initialise(asr)
+        else:
+            first = self.shape.decoder_layers - self.config.added_decoder_layers
+            start_as_identity(asr.model.layers[first:])
+            added = tuple(f"model.layers.{index}." for index in range(first, self.shape.decoder_layers))
+            fresh = {name: weight for name, weight in asr.state_dict().items() if name.startswith(added)}
+            asr.load_state_dict(fresh | self._weights)
         asr.audio_tower.gradient_checkpointing = asr.model.gradient_checkpointing = self.config.gradient_checkpointing
-        return TrainableQwen3ASR(
+        model = TrainableQwen3ASR(
             asr,
             label_smoothing=self.config.label_smoothing,
             token_ctc=self.config.token_ctc_weight > 0,
             history_noise=self.config.history_noise,
         )
+        if self._weights is not None:
+            # No checkpoint holds the CTC head. From zeros it learns what the encoder says before it changes it; random
+            # weights undid within 100 updates some of what the encoder had learned.
+            nn.init.zeros_(model.ctc_head.weight)
+        return model
 
     def build_loader(self, split: Split) -> Loader:
         """Batches of about `batch_audio_s` seconds."""
