@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from linnet.bundle import read_bundle
-from linnet.errors import CheckpointError
+from linnet.errors import CheckpointError, ConfigError
 from linnet.export.qwen3_asr_checkpoint import expected_shapes
 from linnet.manifest import Utterance, write_manifest
 from linnet.models.qwen3_asr.checkpoint import (
@@ -115,6 +115,55 @@ def test_training_can_start_from_a_checkpoint(
     fresh = Qwen3ASRTask(train_config).build_model()
     assert isinstance(fresh, TrainableQwen3ASR)
     assert fresh.asr.config != model.config
+
+
+def test_added_layers_change_nothing_at_first_and_learn(
+    model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "start", model.state_dict(), model.config, tokenizer)
+    task = Qwen3ASRTask(replace(train_config, init_from=tmp_path / "start", added_decoder_layers=2, drop_path=0.0))
+    assert task.shape == replace(model.config, decoder_layers=model.config.decoder_layers + 2)
+    trainable = task.build_model()
+    assert isinstance(trainable, TrainableQwen3ASR)
+    mel, tokens = torch.randn(model.config.n_mels, 70), torch.tensor([[model.config.audio_token_id] * 9 + [1, 2, 3]])
+    grown = trainable.asr([mel], tokens)
+    # Training lays the convolutions out in another order, which moves the last bits of their sums.
+    torch.testing.assert_close(grown, model([mel], tokens), atol=1e-4, rtol=0)
+    grown.square().mean().backward()
+    for layer in list(trainable.asr.model.layers)[-2:]:
+        assert layer.self_attn.o_proj.weight.grad.abs().max() > 0 and layer.mlp.down_proj.weight.grad.abs().max() > 0
+    # A checkpoint with a hole is no smaller model: only what was added may be missing.
+    weights = {name: weight for name, weight in model.state_dict().items() if "model.layers.0.mlp.up_proj" not in name}
+    save_checkpoint(tmp_path / "torn", weights, model.config, tokenizer)
+    with pytest.raises(CheckpointError, match="up_proj"):
+        Qwen3ASRTask(replace(train_config, init_from=tmp_path / "torn", added_decoder_layers=2)).build_model()
+
+
+@pytest.mark.parametrize("added", [-1, 2])
+def test_layers_are_added_to_a_checkpoint_only(train_config: Qwen3ASRTrainConfig, added: int) -> None:
+    with pytest.raises(ConfigError, match="added_decoder_layers"):
+        replace(train_config, added_decoder_layers=added)
+
+
+def test_the_ctc_head_begins_at_zeros_behind_a_checkpoint(
+    model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "start", model.state_dict(), model.config, tokenizer)
+    trainable = Qwen3ASRTask(replace(train_config, init_from=tmp_path / "start")).build_model()
+    assert isinstance(trainable, TrainableQwen3ASR) and not trainable.ctc_head.weight.any()
+    fresh = Qwen3ASRTask(train_config).build_model()
+    assert isinstance(fresh, TrainableQwen3ASR) and fresh.ctc_head.weight.any()
+
+
+def test_the_advised_beam_travels_with_checkpoint_and_run(
+    model: Qwen3ASR, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    shape = replace(model.config, beam_size=4)
+    save_checkpoint(tmp_path, model.state_dict(), shape, tokenizer)
+    assert json.loads((tmp_path / "generation_config.json").read_text())["num_beams"] == 4
+    assert load_pretrained(tmp_path).config == shape
+    save_assets(tmp_path / "run", tokenizer, shape, languages=["English"])
+    assert read_shape(tmp_path / "run") == shape
 
 
 def finished(model: Qwen3ASR, tokenizer: Tokenizer, train_config: Qwen3ASRTrainConfig) -> RunFolder:
