@@ -203,6 +203,31 @@ def test_freed_slots_make_room_and_leave_no_trace(decoder: Decoder, load: Load) 
     np.testing.assert_allclose(logits, [step[-1] for step in expected], rtol=0, atol=TOLERANCE)
 
 
+def test_forks_go_their_own_ways(decoder: Decoder, load: Load) -> None:
+    prompts = random_prompts(decoder, [30, 300])  # the second fork comes behind 256 positions, where the cache grew
+    a, b = decoder.prefill(prompts).slots
+    decoder.step([b, a], [8, 1])
+    twin = decoder.fork(a)
+    np.testing.assert_allclose(
+        decoder.step([twin, a, b], [2, 3, 9]),
+        [alone(load, prompts[0], [1, 2])[-1], alone(load, prompts[0], [1, 3])[-1], alone(load, prompts[1], [8, 9])[-1]],
+        rtol=0,
+        atol=TOLERANCE,
+    )
+    decoder.free(a)  # the fork does not live on what it came from
+    later, other = decoder.fork(b), decoder.fork(twin)
+    np.testing.assert_allclose(
+        decoder.step([later, twin, other], [4, 5, 6]),
+        [
+            alone(load, prompts[1], [8, 9, 4])[-1],
+            alone(load, prompts[0], [1, 2, 5])[-1],
+            alone(load, prompts[0], [1, 2, 6])[-1],
+        ],
+        rtol=0,
+        atol=TOLERANCE,
+    )
+
+
 def test_growing_the_cache_keeps_what_it_holds(decoder: Decoder, load: Load) -> None:
     short, long = random_prompts(decoder, [20, 1300])  # longer than one piece of prefill and one step of growth
     (a,) = decoder.prefill([short]).slots
@@ -246,6 +271,7 @@ def test_wrong_calls_are_refused_and_change_nothing(decoder: Decoder, load: Load
         ("prompt has shape", lambda: decoder.prefill([np.zeros((LENGTH + 1, decoder.hidden_size), np.float32)])),
         ("not live", lambda: decoder.step([a + 1], [0])),
         ("not live", lambda: decoder.free(a + 1)),
+        ("not live", lambda: decoder.fork(a + 1)),
         ("one token per slot", lambda: decoder.step([a], [0, 1])),
         ("one token per slot", lambda: decoder.step([a, a], [0, 1])),
         ("outside the vocabulary", lambda: decoder.step([a], [decoder.vocab_size])),

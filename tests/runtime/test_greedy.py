@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from fakes import FakeDecoder, FloatArray
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.runtime.greedy import (
@@ -45,6 +45,7 @@ ANSWERS = st.lists(st.lists(st.integers(12, 40), max_size=12).map(lambda a: [*a,
 
 
 @given(ANSWERS, st.integers(1, 5), st.integers(1, 5))
+@settings(deadline=None)
 def test_batches_of_any_size_give_each_its_own_answer(answers: list[list[int]], max_batch: int, slots: int) -> None:
     decoder, requests = scripted(answers, max_slots=slots)
     found = run(decoder, requests, max_batch)

@@ -24,7 +24,8 @@ DOWNLOAD_AGAIN = "Download the checkpoint again."
 
 
 def read_config(folder: str | Path) -> Qwen3ASRConfig:
-    """The network's numbers from config.json; the ids that end an answer from generation_config.json or the tokenizer.
+    """The network's numbers from config.json; the ids that end an answer from generation_config.json or the tokenizer,
+    and the width of the search from generation_config.json (`num_beams`).
 
     Raises CheckpointError if config.json is missing, malformed or describes another architecture.
     """
@@ -37,12 +38,14 @@ def read_config(folder: str | Path) -> Qwen3ASRConfig:
             if key not in thinker and token in ids:
                 thinker[key] = ids[token]
     generation = folder / "generation_config.json"
-    ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    advised = read_json(generation) if generation.is_file() else {}
+    ends, beam_size = advised.get("eos_token_id"), int(advised.get("num_beams") or 1)
     if ends is None:
         ends = [ids[token] for token in ("<|endoftext|>", "<|im_end|>") if token in ids]
     if not ends and ends != 0:
-        return Qwen3ASRConfig.from_checkpoint(config)
-    return Qwen3ASRConfig.from_checkpoint(config, eos_token_ids=tuple(ends) if isinstance(ends, list) else (int(ends),))
+        return Qwen3ASRConfig.from_checkpoint(config, beam_size=beam_size)
+    ends = tuple(ends) if isinstance(ends, list) else (int(ends),)
+    return Qwen3ASRConfig.from_checkpoint(config, eos_token_ids=ends, beam_size=beam_size)
 
 
 def added_tokens(folder: Path) -> dict[str, int]:

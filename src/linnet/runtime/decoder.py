@@ -25,7 +25,7 @@ class Prefilled:
 
 
 class Decoder(Protocol):
-    """Greedy search drives this: embed → prefill → step … step → free."""
+    """Greedy search drives this: embed → prefill → step … step → free; beam search forks slots in between."""
 
     hidden_size: int
     vocab_size: int
@@ -49,6 +49,10 @@ class Decoder(Protocol):
 
     def step(self, slots: Sequence[int], tokens: Sequence[int]) -> FloatArray:
         """Append one token to each slot; logits [B, V] for the next one."""
+        ...
+
+    def fork(self, slot: int) -> int:
+        """Open another slot that holds what `slot` holds; ConfigError if slots run out."""
         ...
 
     def free(self, slot: int) -> None:

@@ -83,6 +83,12 @@ class LoopGuard:
         self._same = {period: self._same.get(period, 0) + 1 for period, old in enumerate(before, 1) if old == token}
         return self.repeated(MIN_REPEATED_TOKENS)
 
+    def copy(self) -> LoopGuard:
+        """A guard that has seen the same tokens and goes its own way from here."""
+        twin = LoopGuard()
+        twin._tokens, twin._same = self._tokens.copy(), self._same
+        return twin
+
     def repeated(self, min_tokens: int) -> int:
         """As `push` returns it, for loops that fill at least `min_tokens`."""
         for period, same in self._same.items():

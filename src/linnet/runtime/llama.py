@@ -115,6 +115,12 @@ class LlamaDecoder:
         self._slots.extend(rows)
         return np.stack([self._logits(index) for index in range(len(slots))])
 
+    def fork(self, slot: int) -> int:
+        """Open another slot that holds what `slot` holds, in the same memory; ConfigError if slots run out."""
+        source, row = self._slots.fork_rows(slot)
+        self._api.llama_memory_seq_cp(self._api.llama_get_memory(self._context), source, row, -1, -1)
+        return self._slots.open(row, self._slots.length(source))
+
     def free(self, slot: int) -> None:
         """Give a slot back; its row is used by the next prompt."""
         row = self._slots.free(slot)

@@ -30,12 +30,14 @@ def load_model(
     attention: Attention = "windowed",
     device: Device = "cpu",
     gpu_layers: int = 0,
+    beam_size: int | None = None,
 ) -> Recognizer:
     """Open a recogniser: `nano` (embedded), a pulled model's name, or a bundle folder.
 
     `decoder` picks the text decoder of a bundle that carries several (auto: onnx, else gguf); `threads` is the number
     of cores to use (None: all physical ones); `attention` is the audio encoder's. `device` runs the encoder and
     `gpu_layers` (−1: all) of a GGUF decoder go to a GPU, once a self-test has shown that they agree with the CPU.
+    `beam_size` answers are searched for side by side (None: as many as the bundle advises; 1: greedy).
     Raises BundleError, or ConfigError, which says why a device is disabled.
     """
     bundle = read_bundle(resolve(name_or_path))
@@ -44,12 +46,16 @@ def load_model(
             f"Bundle {bundle.path} is of family {bundle.family!r}; this Linnet recognises speech with: "
             f"{', '.join(_FAMILIES)}. Choose another bundle, or upgrade: pip install --upgrade linnet"
         )
+    if bundle.family == "qwen3_asr":
+        return _load_qwen3_asr(bundle, decoder, threads, attention, device, gpu_layers, beam_size)
     if device != "cpu" or gpu_layers:
-        if bundle.family != "qwen3_asr":
-            raise ConfigError(
-                f"Bundle {bundle.path} of family {bundle.family!r} runs on the CPU; leave device and GPU layers out."
-            )
-        return _load_qwen3_asr(bundle, decoder, threads, attention, device, gpu_layers)
+        raise ConfigError(
+            f"Bundle {bundle.path} of family {bundle.family!r} runs on the CPU; leave device and GPU layers out."
+        )
+    if beam_size is not None:
+        raise ConfigError(
+            f"Bundle {bundle.path} of family {bundle.family!r} has a search of its own; leave the beam size out."
+        )
     return _FAMILIES[bundle.family](bundle, decoder, threads, attention)
 
 
@@ -116,13 +122,16 @@ def _load_qwen3_asr(
     attention: Attention,
     device: str = "cpu",
     gpu_layers: int = 0,
+    beam_size: int | None = None,
 ) -> Recognizer:
-    from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer
+    from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer, slots_for
+    from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
+    width = Qwen3ASRConfig.from_bundle(bundle.model).beam_size if beam_size is None else beam_size
     if device != "cpu":
         check_device(bundle, device, threads=threads)
-    opened = open_decoder(bundle, decoder, threads=threads, gpu_layers=gpu_layers)
-    return Qwen3ASRRecognizer(bundle, opened, threads=threads, attention=attention, device=device)
+    opened = open_decoder(bundle, decoder, threads=threads, gpu_layers=gpu_layers, max_slots=slots_for(width))
+    return Qwen3ASRRecognizer(bundle, opened, threads=threads, attention=attention, device=device, beam_size=width)
 
 
 def check_device(bundle: Bundle, device: str, *, threads: int | None = None) -> None:
@@ -151,11 +160,17 @@ def _load_wav2vec2(bundle: Bundle, decoder: DecoderChoice, threads: int | None, 
 
 
 def open_decoder(
-    bundle: Bundle, choice: DecoderChoice = "auto", *, threads: int | None = None, gpu_layers: int = 0
+    bundle: Bundle,
+    choice: DecoderChoice = "auto",
+    *,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    max_slots: int = 8,
 ) -> Decoder:
-    """The bundle's text decoder; MissingExtraError if it is GGUF and llama.cpp is not installed.
+    """The bundle's text decoder, with room for `max_slots` sequences at a time.
 
-    ConfigError if `gpu_layers` cannot be or disagree with the CPU.
+    Raises MissingExtraError if it is GGUF and llama.cpp is not installed; ConfigError if `gpu_layers` cannot be or
+    disagree with the CPU.
     """
     if choice not in ("auto", "onnx", "gguf"):
         raise ConfigError(f"Unknown decoder {choice!r}; accepted: 'auto', 'onnx', 'gguf'.")
@@ -164,11 +179,11 @@ def open_decoder(
             raise ConfigError("The ONNX decoder runs on the CPU; GPU layers need --decoder gguf.")
         from linnet.runtime.onnx_decoder import OnnxDecoder
 
-        return OnnxDecoder(bundle.file("decoder.onnx"), threads=threads)
+        return OnnxDecoder(bundle.file("decoder.onnx"), threads=threads, max_slots=max_slots)
     path = bundle.file("decoder.gguf")
     from linnet.runtime.llama import LlamaDecoder
 
-    decoder = LlamaDecoder(path, threads=threads, gpu_layers=gpu_layers)
+    decoder = LlamaDecoder(path, threads=threads, gpu_layers=gpu_layers, max_slots=max_slots)
     if gpu_layers:
         reference = LlamaDecoder(path, threads=threads, gpu_layers=0, max_slots=1)
         try:

@@ -105,6 +105,14 @@ class OnnxDecoder:
         self._slots.extend(rows)
         return logits
 
+    def fork(self, slot: int) -> int:
+        """Open another slot that holds what `slot` holds; ConfigError if slots run out."""
+        source, row = self._slots.fork_rows(slot)
+        self._reserve(row + 1, 0)
+        length = self._slots.length(source)
+        self._cache.copy(source, row, length)
+        return self._slots.open(row, length)
+
     def free(self, slot: int) -> None:
         """Give a slot back; its row is used by the next prompt."""
         self._slots.free(slot)

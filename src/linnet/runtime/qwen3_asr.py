@@ -1,7 +1,7 @@
-"""The Qwen3-ASR recogniser: cuts → log-mel → encoder → prompt → greedy text, several cuts at a time, any length.
+"""The Qwen3-ASR recogniser: cuts → log-mel → encoder → prompt → text, several cuts at a time, any length.
 
 One direction of flow: `longform` plans cuts from the stream, `encoder` hears them, `prompt` frames what was heard,
-`greedy` searches, `prompt` parses the answer. Only the cuts in work are in memory.
+`greedy` or `beam` searches, `prompt` parses the answer. Only the cuts in work are in memory.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.bundle import Bundle
-from linnet.errors import BundleCorruptError, LanguageError, LinnetError
+from linnet.errors import BundleCorruptError, ConfigError, LanguageError, LinnetError
 from linnet.results import Segment, Transcription
 from linnet.runtime.assemble import assemble
 from linnet.runtime.base import AudioSource, CutRequest, CutSource, Progress
+from linnet.runtime.beam import beam_decode
 from linnet.runtime.context_guard import is_heard, is_suspect
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.draft import Draft, Drafter
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 
+MAX_BATCH = 8
+"""Sequences in one step, unless a single beam is wider; more gain little on a CPU."""
 MIN_RETRY_S = 1.0
 """A cut shorter than twice this is not split for a second try."""
 MAX_RETRIES = 2
@@ -46,6 +50,11 @@ MAX_RETRIES = 2
 _FLAGS: dict[str, tuple[str, ...]] = {"end": (), "loop": ("repetition",), "cap": ("truncated",)}
 CONTEXT_LEAK = "context_leak"
 """Flag of a segment whose first answer was copied from the context, so that it was heard again without it."""
+
+
+def slots_for(beam_size: int) -> int:
+    """Decoder slots for full batches of beams: two beams at least, and room for one more in between."""
+    return MAX_BATCH if beam_size == 1 else max(MAX_BATCH + beam_size, 3 * beam_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +128,17 @@ class Qwen3ASRRecognizer:
         threads: int | None = None,
         attention: Attention = "windowed",
         device: str = "cpu",
-        max_batch: int = 8,
+        beam_size: int = 1,
+        max_batch: int = MAX_BATCH,
         max_cut_s: float = MAX_CUT_S,
         detector: Detector | None = None,
     ) -> None:
         """Open the bundle's encoder and tokenizer; `decoder` comes opened and is closed with the recogniser.
 
-        `device` runs the encoder. `max_batch` cuts of at most `max_cut_s` seconds are decoded at the same time.
-        `detector` replaces the voice activity detector. Raises BundleError if bundle and decoder do not fit together.
+        `device` runs the encoder. `beam_size` answers are followed at a time, 1 is greedy search; `max_batch` sequences
+        of cuts of at most `max_cut_s` seconds are decoded side by side. `detector` replaces the voice activity
+        detector. Raises BundleError if bundle and decoder do not fit together, ConfigError if the decoder has too few
+        slots for the beam.
         """
         self.bundle = bundle
         self._config = _read_config(bundle)
@@ -137,12 +149,17 @@ class Qwen3ASRRecognizer:
                 f"Bundle {bundle.path}: the decoder reads embeddings of {decoder.hidden_size} numbers, the encoder "
                 f"writes {self._config.output_dim}. Export the bundle again from one checkpoint."
             )
+        if not 1 <= beam_size <= decoder.max_slots:
+            raise ConfigError(
+                f"The beam size is {beam_size}; accepted: 1 to {decoder.max_slots}, the sequences that the decoder "
+                "holds. Open it with more slots for a wider search."
+            )
         bundle.file("encoder_conv.onnx")  # listed, and so checked when the bundle was opened
         encoder_folder = bundle.file("encoder.onnx").parent
         self._encoder = Encoder(encoder_folder, self._config, attention=attention, threads=threads, device=device)
         self._decoder, self._detector = decoder, detector
         self._drafter = Drafter(bundle.features, self._config, self._tokenizer, self._encoder, decoder, attention)
-        self._max_batch, self._max_cut_s = max_batch, max_cut_s
+        self._beam_size, self._max_batch, self._max_cut_s = beam_size, max(beam_size, max_batch), max_cut_s
         self._lock = threading.RLock()  # calls may be nested: see `recognize_from`
 
     def transcribe(
@@ -184,7 +201,9 @@ class Qwen3ASRRecognizer:
     def recognize_from(self, source: CutSource) -> None:
         """Recognise cuts of many recordings side by side, see `base.BatchRecognizer`."""
         with self._lock:
-            self._recognize(source, max_batch=max(1, min(self._max_batch, self._decoder.max_slots - 1)))
+            # What the source does in between needs room of its own: a draft, or the final text of a live cut.
+            room = self._decoder.max_slots - self._beam_size
+            self._recognize(source, max_batch=max(self._beam_size, min(self._max_batch, room)))
 
     def draft(
         self, cut: Cut, previous: Draft | None = None, *, language: str | None = None, context: str = ""
@@ -255,7 +274,8 @@ class Qwen3ASRRecognizer:
                 except LinnetError as error:
                     source.done(job.open.request, error)
 
-        answers = decode(
+        search = decode if self._beam_size == 1 else partial(beam_decode, beam_size=self._beam_size)
+        answers = search(
             self._decoder,
             next_request,
             end_ids=self._config.eos_token_ids,

@@ -43,6 +43,8 @@ class Qwen3ASRConfig:
     audio_start_token_id: int
     audio_end_token_id: int
     eos_token_ids: tuple[int, ...]
+    beam_size: int = 1
+    """Width of the search that the model's makers advise (`num_beams` of generation_config.json); 1 is greedy."""
 
     @property
     def conv_out_features(self) -> int:
@@ -76,7 +78,7 @@ class Qwen3ASRConfig:
 
     @classmethod
     def from_checkpoint(
-        cls, config: Mapping[str, Any], *, eos_token_ids: tuple[int, ...] = (151643, 151645)
+        cls, config: Mapping[str, Any], *, eos_token_ids: tuple[int, ...] = (151643, 151645), beam_size: int = 1
     ) -> Qwen3ASRConfig:
         """Read the official config.json (or the `-hf` layout of transformers ≥ 5.13, which has no thinker level).
 
@@ -115,6 +117,7 @@ class Qwen3ASRConfig:
                 audio_start_token_id=thinker["audio_start_token_id"],
                 audio_end_token_id=thinker["audio_end_token_id"],
                 eos_token_ids=tuple(eos_token_ids),
+                beam_size=beam_size,
             )
         except KeyError as missing:
             raise CheckpointError(

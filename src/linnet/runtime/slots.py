@@ -55,18 +55,30 @@ class Slots:
     def free_rows(self, prompts: Sequence[FloatArray]) -> list[int]:
         """The lowest free row for each prompt [T, H], once all prompts are known to fit."""
         self.check_open()
-        if len(self._rows) + len(prompts) > self._max_slots:
-            raise ConfigError(
-                f"{len(prompts)} prompts do not fit: {len(self._rows)} of {self._max_slots} slots are in use. "
-                "Free some first, or load the decoder with a larger max_slots."
-            )
+        self._check_room(len(prompts))
         for prompt in prompts:
             if prompt.ndim != 2 or prompt.shape[1] != self._hidden_size or not 1 <= len(prompt) <= self._max_length:
                 raise ConfigError(
                     f"A prompt has shape {prompt.shape}; accepted: [1 to {self._max_length}, {self._hidden_size}]. "
                     "Cut the audio into shorter pieces, or load the decoder with a larger max_length."
                 )
-        return [row for row in range(self._max_slots) if row not in self._lengths][: len(prompts)]
+        return self._free_rows()[: len(prompts)]
+
+    def fork_rows(self, slot: int) -> tuple[int, int]:
+        """The row of a live slot, and the lowest free one."""
+        (source,) = self.rows([slot])
+        self._check_room(1)
+        return source, self._free_rows()[0]
+
+    def _free_rows(self) -> list[int]:
+        return [row for row in range(self._max_slots) if row not in self._lengths]
+
+    def _check_room(self, wanted: int) -> None:
+        if len(self._rows) + wanted > self._max_slots:
+            raise ConfigError(
+                f"{wanted} sequences do not fit: {len(self._rows)} of {self._max_slots} slots are in use. "
+                "Free some first, or load the decoder with a larger max_slots."
+            )
 
     def open(self, row: int, length: int) -> int:
         """A new slot for a free row that now holds `length` positions."""

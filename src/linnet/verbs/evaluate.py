@@ -27,6 +27,7 @@ def evaluate(
     limit: int | None = None,
     modality: Literal["auto", "audio", "video", "both", "each"] = "auto",
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
+    beam_size: int | None = None,
     threads: int | None = None,
     device: Literal["cpu", "cuda", "directml", "coreml"] = "cpu",
     gpu_layers: int = 0,
@@ -50,6 +51,7 @@ def evaluate(
         limit: Only the first N utterances of each corpus.
         modality: What an audio-visual model uses; each: both, audio and video, side by side.
         decoder: Which decoder of the bundle to use.
+        beam_size: Answers searched for side by side: 1 is greedy and fastest; by default what the model advises.
         threads: CPU threads; by default all cores.
         device: Where the encoder runs; refused with the reason if its self-test differs from the CPU.
         gpu_layers: Layers of a GGUF decoder on the GPU, -1 for all; refused likewise.
@@ -70,7 +72,9 @@ def evaluate(
     def measured(name: str, cleaning: Literal["none", "spectral_subtraction"], use: str = "auto") -> Report:
         noisy = use != "video"  # what is seen is the same in any noise
         with as_bundle(name) as bundle:
-            recognizer = load_model(bundle, decoder=decoder, threads=threads, device=device, gpu_layers=gpu_layers)
+            recognizer = load_model(
+                bundle, decoder=decoder, threads=threads, device=device, gpu_layers=gpu_layers, beam_size=beam_size
+            )
             recognizer = with_modality(recognizer, use)
             try:
                 with task_bar("evaluate", quiet=quiet) as show:

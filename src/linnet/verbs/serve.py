@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from linnet.runtime.base import Recognizer
 
 KEY_VARIABLE = "LINNET_API_KEY"
 
@@ -23,6 +26,7 @@ def serve(
     max_streams: int = 8,
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     attention: Literal["windowed", "full"] = "windowed",
+    beam_size: int | None = None,
     threads: int | None = None,
     quiet: bool = False,
 ) -> int:
@@ -45,6 +49,7 @@ def serve(
         max_streams: Live sessions at a time.
         decoder: Which decoder of the bundle to use.
         attention: Encoder attention: windowed (8 s, default) or full.
+        beam_size: Answers searched for side by side: 1 is greedy and fastest; by default what the model advises.
         threads: CPU threads; by default all cores.
         quiet: Log only warnings and errors.
     """
@@ -64,6 +69,10 @@ def serve(
         max_queue=max_queue,
         max_streams=max_streams,
     )
-    recognizer = load_model(bundle, decoder=decoder, threads=threads, attention=attention)
-    beside = None if base is None else load_model(base, decoder=decoder, threads=threads, attention=attention)
+
+    def load(name: str) -> Recognizer:
+        return load_model(name, decoder=decoder, threads=threads, attention=attention, beam_size=beam_size)
+
+    recognizer = load(bundle)
+    beside = None if base is None else load(base)
     return run(recognizer, options, base=beside, quiet=quiet)

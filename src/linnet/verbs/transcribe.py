@@ -26,6 +26,7 @@ def transcribe(
     context: str = "",
     decoder: Literal["auto", "onnx", "gguf"] = "auto",
     attention: Literal["windowed", "full"] = "windowed",
+    beam_size: int | None = None,
     modality: Literal["auto", "audio", "video", "both"] = "auto",
     threads: int | None = None,
     device: Literal["cpu", "cuda", "directml", "coreml"] = "cpu",
@@ -52,6 +53,7 @@ def transcribe(
         context: Names and words likely to occur, as plain text.
         decoder: Which decoder of the bundle to use.
         attention: Encoder attention: windowed (8 s, default) or full.
+        beam_size: Answers searched for side by side: 1 is greedy and fastest; by default what the model advises.
         modality: What an audio-visual model uses: auto (what the file has), audio, video, or both.
         threads: CPU threads; by default all cores.
         device: Where the encoder runs; refused with the reason if its self-test differs from the CPU.
@@ -70,7 +72,13 @@ def transcribe(
 
     def load() -> Recognizer:
         return load_model(
-            model, decoder=decoder, threads=threads, attention=attention, device=device, gpu_layers=gpu_layers
+            model,
+            decoder=decoder,
+            threads=threads,
+            attention=attention,
+            device=device,
+            gpu_layers=gpu_layers,
+            beam_size=beam_size,
         )
 
     if live:

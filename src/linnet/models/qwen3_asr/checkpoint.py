@@ -132,7 +132,7 @@ def save_assets(folder: Path, tokenizer: Tokenizer, config: Qwen3ASRConfig, *, l
     """Write tokenizer.json and the shape as `shape.json` (official layout) into a run folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    described = official_config(config, languages) | {"eos_token_id": list(config.eos_token_ids)}
+    described = official_config(config, languages) | _generation_config(config)
     (folder / "shape.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
@@ -142,7 +142,8 @@ def read_shape(run: Path) -> Qwen3ASRConfig:
         described = json.loads((run / "shape.json").read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{run} is not a run folder of Qwen3-ASR: it has no shape.json.") from None
-    return Qwen3ASRConfig.from_checkpoint(described, eos_token_ids=tuple(described["eos_token_id"]))
+    ends, beam_size = tuple(described["eos_token_id"]), described.get("num_beams", 1)
+    return Qwen3ASRConfig.from_checkpoint(described, eos_token_ids=ends, beam_size=beam_size)
 
 
 def save_checkpoint(
@@ -157,11 +158,15 @@ def save_checkpoint(
     """Write `weights` (the module's names) as an official-layout checkpoint folder in `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(official_config(config, languages), indent=2) + "\n")
-    generation = {"eos_token_id": list(config.eos_token_ids), "do_sample": False}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(_generation_config(config), indent=2) + "\n")
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {f"thinker.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _generation_config(config: Qwen3ASRConfig) -> dict[str, Any]:
+    """generation_config.json: what ends an answer, and how to search for it."""
+    return {"eos_token_id": list(config.eos_token_ids), "do_sample": False, "num_beams": config.beam_size}
 
 
 def official_config(config: Qwen3ASRConfig, languages: Sequence[str] = ()) -> dict[str, Any]:

@@ -37,6 +37,7 @@ NANO_SHAPE = Qwen3ASRConfig(
     audio_start_token_id=0,
     audio_end_token_id=0,
     eos_token_ids=(0,),
+    beam_size=4,
 )
 
 
