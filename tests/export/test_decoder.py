@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from linnet.errors import CheckpointError, ExportError
@@ -237,3 +238,17 @@ def test_missing_tensor_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="down_proj"):
         write_decoder(tensors, CONFIG, tmp_path / "decoder.onnx", precision="int8")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("fp32", 32), ("int8", 32), ("int4", 16), ("int4-asym", 16)])
+def test_keys_and_values_take_16_bits_beside_4_bit_weights(
+    tensors: RandomTensors, tmp_path: Path, precision: str, bits: int
+) -> None:
+    write_decoder(tensors, CONFIG, tmp_path / "decoder.onnx", precision=precision)
+    graph = onnx.load(tmp_path / "decoder.onnx", load_external_data=False).graph
+    kinds = {
+        value.type.tensor_type.elem_type
+        for value in [*graph.input, *graph.output]
+        if value.name.startswith(("past", "present"))
+    }
+    assert kinds == {onnx.TensorProto.FLOAT16 if bits == 16 else onnx.TensorProto.FLOAT}

@@ -11,7 +11,7 @@ Shapes: B sequences, T new positions, H hidden, V vocabulary, K key/value heads,
     lengths       int32 [B]           positions before the last new one: past + new − 1
     total         int32 [1]           max(lengths) + 1
     cos, sin      float32 [≥ total, D/2]   rope tables: a millisecond of NumPy, but megabytes as constants
-    past_key.N, past_value.N          [B, K, C, D]
+    past_key.N, past_value.N          [B, K, C, D], float16 beside 4-bit weights, else float32
  →  logits        float32 [B, V]
     present_key.N, present_value.N    the same buffers as past, written in place
 
@@ -75,7 +75,7 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
         raise ExportError(f"Decoder precision {precision!r} is not offered; accepted: {', '.join(PRECISIONS)}.")
     with GraphWriter(out, inline_bytes=-1) as graph:  # the runtime maps the table from the data file, however small
         decoder = DecoderGraph(graph, tensors, config, precision)
-        table = decoder.write()
+        table, kind = decoder.write(), cache_type(precision)
         layout = {
             "layers": config.decoder_layers,
             "kv_heads": config.decoder_kv_heads,
@@ -83,11 +83,21 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
             "hidden_size": config.hidden_size,
             "vocab_size": config.vocab_size,
             "rope_theta": config.rope_theta,
+            "cache": "float16" if kind == TensorProto.FLOAT16 else "float32",
             "embedding": table,
         }
         metadata = {"linnet.decoder": json.dumps(layout)}
-        graph.save("qwen3_asr_decoder", _inputs(config), _outputs(config), metadata=metadata)
+        graph.save("qwen3_asr_decoder", _inputs(config, kind), _outputs(config, kind), metadata=metadata)
     return tuple(decoder.errors)
+
+
+def cache_type(precision: str) -> int:
+    """ONNX type of keys and values: 16 bits where memory is what the precision is chosen for.
+
+    At 4 bits the cache of a long recording is larger than the decoder's weights. Half of it costs a twentieth of the
+    speed of a single stream and nothing of a batch's (docs/log.md); the error is that of llama.cpp's usual cache.
+    """
+    return int(TensorProto.FLOAT16 if precision.startswith("int4") else TensorProto.FLOAT)
 
 
 class DecoderGraph:
@@ -99,6 +109,7 @@ class DecoderGraph:
     def __init__(self, graph: GraphWriter, tensors: Tensors, config: Qwen3ASRConfig, precision: str) -> None:
         self.graph, self.tensors, self.config, self.precision = graph, tensors, config, precision
         self.errors: list[TensorError] = []
+        self._short_tables: list[str] = []
 
     def write(self) -> dict[str, int]:
         """All nodes from embeddings to logits; returns where the embedding table lies in the data file."""
@@ -129,16 +140,30 @@ class DecoderGraph:
         keys = self.head_norm(f"{prefix}.self_attn.k_norm", keys, kv_heads)
         attended = f"{prefix}.self_attn.attended"
         past = [f"past_key.{layer}", f"past_value.{layer}"] if self.cached else ["", ""]
+        short = self.cached and cache_type(self.precision) == TensorProto.FLOAT16  # the operator wants one type for all
+        inputs, tables = [queries, keys, values], ["cos", "sin"]
+        if short:
+            inputs, tables = [self.cast(name, TensorProto.FLOAT16) for name in inputs], self.short_tables()
         graph.add(
             "GroupQueryAttention",
-            [queries, keys, values, *past, "lengths", "total", "cos", "sin"],
+            [*inputs, *past, "lengths", "total", *tables],
             [attended, f"present_key.{layer}", f"present_value.{layer}"],
             domain=MICROSOFT,
             num_heads=heads,
             kv_num_heads=kv_heads,
             do_rotary=1,
         )
-        return attended
+        return self.cast(attended, TensorProto.FLOAT) if short else attended
+
+    def short_tables(self) -> list[str]:
+        """The rope tables in 16 bits, once for all layers."""
+        if not self._short_tables:
+            self._short_tables = [self.cast(name, TensorProto.FLOAT16) for name in ("cos", "sin")]
+        return self._short_tables
+
+    def cast(self, name: str, kind: int) -> str:
+        """`name` in another float type."""
+        return self.graph.node("Cast", [name], to=kind)
 
     def feed_forward(self, prefix: str, x: str) -> str:
         """down(SiLU(gate(x)) · up(x))."""
@@ -257,7 +282,7 @@ class DecoderGraph:
             yield rows, dequantize_blocks(parts[-1])[:, : rows.shape[1]]
 
 
-def _inputs(config: Qwen3ASRConfig) -> list[onnx.ValueInfoProto]:
+def _inputs(config: Qwen3ASRConfig, kind: int) -> list[onnx.ValueInfoProto]:
     half = config.head_dim // 2
     return [
         helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["B", "T", config.hidden_size]),
@@ -266,19 +291,19 @@ def _inputs(config: Qwen3ASRConfig) -> list[onnx.ValueInfoProto]:
         helper.make_tensor_value_info("total", TensorProto.INT32, [1]),
         helper.make_tensor_value_info("cos", TensorProto.FLOAT, ["P", half]),
         helper.make_tensor_value_info("sin", TensorProto.FLOAT, ["P", half]),
-        *_caches(config, "past"),
+        *_caches(config, "past", kind),
     ]
 
 
-def _outputs(config: Qwen3ASRConfig) -> list[onnx.ValueInfoProto]:
+def _outputs(config: Qwen3ASRConfig, kind: int) -> list[onnx.ValueInfoProto]:
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", config.vocab_size])
-    return [logits, *_caches(config, "present")]
+    return [logits, *_caches(config, "present", kind)]
 
 
-def _caches(config: Qwen3ASRConfig, time: str) -> list[onnx.ValueInfoProto]:
+def _caches(config: Qwen3ASRConfig, time: str, kind: int) -> list[onnx.ValueInfoProto]:
     shape: list[str | int | None] = ["B", config.decoder_kv_heads, "C", config.head_dim]
     return [
-        helper.make_tensor_value_info(f"{time}_{part}.{layer}", TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(f"{time}_{part}.{layer}", kind, shape)
         for layer in range(config.decoder_layers)
         for part in ("key", "value")
     ]

@@ -44,6 +44,7 @@ from linnet.results import Segment, Transcription, Word
 from linnet.runtime.avsr_config import CLOCK_HZ, read_model
 from linnet.runtime.base import AudioSource, Progress
 from linnet.runtime.longform import quietest_point
+from linnet.runtime.providers import session_options
 from linnet.text import language_code
 from linnet.video import tracks
 
@@ -333,8 +334,7 @@ def _seekable(source: str | Path | BinaryIO) -> Iterator[str | Path | BinaryIO]:
 def _open(path: Path, threads: int | None) -> Any:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options = session_options(threads)
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -24,6 +24,7 @@ from linnet.features import log_mel
 from linnet.runtime.base import AudioSource, Progress
 from linnet.runtime.bsq_config import BSQConfig
 from linnet.runtime.istft import InverseSTFT, griffin_lim
+from linnet.runtime.providers import session_options
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -308,8 +309,7 @@ class StreamDecoder:
 def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options = session_options(threads)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime's own exceptions share no public base class

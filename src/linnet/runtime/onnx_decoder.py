@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from linnet.errors import BundleCorruptError, BundleNotFoundError
 from linnet.runtime.decoder import FloatArray, Prefilled
+from linnet.runtime.providers import session_options
 from linnet.runtime.slots import Slots, check_tokens
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class OnnxDecoder:
         self.vocab_size: int = layout["vocab_size"]
         self.max_slots, self.max_length = max_slots, max_length
         self._table = _EmbeddingTable(path, layout)
-        self._cache = _Cache(layout["layers"], layout["kv_heads"], layout["head_dim"], layout["rope_theta"])
+        self._cache = _Cache(layout)
         self._slots = Slots(hidden_size=self.hidden_size, max_slots=max_slots, max_length=max_length)
         self._calls: dict[tuple[int, int], _Call] = {}  # the last step's call, by first row and number of rows
 
@@ -196,10 +197,12 @@ class _Call:
 
 
 class _Cache:
-    """Keys and values of all rows: per layer two arrays [R, kv heads, C, D], and the rope tables [C, D/2]."""
+    """Keys and values of all rows: per layer two arrays [R, kv heads, C, D] of the layout's type, and the rope tables
+    [C, D/2]."""
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, rope_theta: float) -> None:
-        self._layers, self._kv_heads, self._head_dim, self._rope_theta = layers, kv_heads, head_dim, rope_theta
+    def __init__(self, layout: dict[str, Any]) -> None:
+        self._layers, self._kv_heads, self._head_dim = layout["layers"], layout["kv_heads"], layout["head_dim"]
+        self._rope_theta, self._dtype = layout["rope_theta"], np.dtype(layout.get("cache", "float32"))
         self.drop()
 
     def drop(self) -> None:
@@ -224,9 +227,9 @@ class _Cache:
         for array in self.arrays:
             array[target, :, :length] = array[source, :, :length]
 
-    def _empty(self) -> FloatArray:
+    def _empty(self) -> npt.NDArray[Any]:
         # Not zeroed: memory that no position has been written to is never really taken.
-        return np.empty((self.rows, self._kv_heads, self.positions, self._head_dim), np.float32)
+        return np.empty((self.rows, self._kv_heads, self.positions, self._head_dim), self._dtype)
 
     def _rope_tables(self) -> tuple[FloatArray, FloatArray]:
         rates = self._rope_theta ** (-np.arange(0, self._head_dim, 2) / self._head_dim)
@@ -265,8 +268,8 @@ def _open_session(path: Path, threads: int | None, spinning: bool, prepack: bool
     for file in (path, path.with_name(path.name + ".data")):
         if not file.is_file():
             raise BundleNotFoundError(f"No {file.name} in {file.parent}. Export or pull the model again.")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options = session_options(threads)
+    options.enable_cpu_mem_arena = False  # it keeps what every new shape took; without it nothing is slower
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -6,10 +6,13 @@ One direction of flow: `longform` plans cuts from the stream, `encoder` hears th
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -354,6 +357,10 @@ def _open_tokenizer(bundle: Bundle) -> Tokenizer:
 
     path = bundle.file("tokenizer.json")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as problem:  # the library raises plain Exception
         raise BundleCorruptError(f"{path} is not a tokenizer: {problem}. Export or pull the bundle again.") from problem
+    if sys.platform == "linux":  # reading 150,000 tokens left 55 MB of free memory, which glibc would keep
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
+    return tokenizer

@@ -26,6 +26,7 @@ from linnet.errors import BundleCorruptError, ConfigError, LanguageError
 from linnet.results import Segment, Transcription, Word
 from linnet.runtime.base import AudioSource, Progress
 from linnet.runtime.longform import MAX_CUT_S, Cut, Detector, plan_cuts
+from linnet.runtime.providers import session_options
 from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
@@ -254,8 +255,7 @@ def _texts(values: Iterable[object]) -> tuple[str, ...]:
 def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options = session_options(threads)
     options.log_severity_level = 3  # it warns of inputs with a default, which `statistics` is on purpose
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads take cores from others
     try:
