@@ -11,12 +11,12 @@ from linnet import cli
 
 SURFACE = {
     "transcribe": (
-        "AUDIO --model --format --output-dir --language --context --decoder --attention --modality --threads --device "
-        "--gpu-layers --word-timestamps --aligner --itn --resume --live --json --quiet"
+        "AUDIO --model --format --output-dir --language --context --decoder --attention --beam-size --modality "
+        "--threads --device --gpu-layers --word-timestamps --aligner --itn --resume --live --json --quiet"
     ),
     "evaluate": (
         "MODEL MANIFEST --noise --snr-db --damage --front-end --baseline --json --predictions --language "
-        "--corpora --limit --modality --decoder --threads --device --gpu-layers --seed --quiet"
+        "--corpora --limit --modality --decoder --beam-size --threads --device --gpu-layers --seed --quiet"
     ),
     "prepare": "SOURCE OUT --corpus --language --min-duration-s --max-duration-s",
     "train": "",  # the options are the fields of the preset's dataclass
@@ -24,7 +24,7 @@ SURFACE = {
     "export": "SOURCE OUT --encoder --decoder --adapter --name --checkpoint",
     "serve": (
         "BUNDLE --base --host --port --api-key --public-without-key --cors-origin --max-upload-mb --max-duration-s "
-        "--max-queue --max-streams --decoder --attention --threads --quiet"
+        "--max-queue --max-streams --decoder --attention --beam-size --threads --quiet"
     ),
     "pull": "MODEL --source --encoder --decoder --name --keep-checkpoint --force --skip-verify --quiet",
     "verify": "BUNDLE --against --audio --threads --json --quiet",

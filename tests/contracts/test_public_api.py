@@ -29,7 +29,7 @@ def test_evaluate_is_a_module_with_a_function_of_that_name() -> None:
 
 def test_load_model_takes_these_parameters() -> None:
     assert list(inspect.signature(linnet.load_model).parameters) == [
-        *("name_or_path", "decoder", "threads", "attention", "device", "gpu_layers")
+        *("name_or_path", "decoder", "threads", "attention", "device", "gpu_layers", "beam_size")
     ]
 
 
