@@ -16,6 +16,7 @@ from linnet.export import onnx_graph
 from linnet.export.qwen3_asr_checkpoint import read_config
 from linnet.export.qwen3_asr_encoder import positions, write_encoder
 from linnet.export.safetensors import open_checkpoint
+from linnet.runtime.providers import session_options
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 FloatArray = npt.NDArray[np.float32]
@@ -30,8 +31,7 @@ class Encoder:
         out.mkdir(exist_ok=True)
         with open_checkpoint(checkpoint) as tensors:
             write_encoder(tensors, self.config, out, precision=precision)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
+        options = session_options(1)
         self.conv_session = ort.InferenceSession(out / "encoder_conv.onnx", options)
         self.session = ort.InferenceSession(out / "encoder.onnx", options)
 

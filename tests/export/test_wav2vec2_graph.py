@@ -17,6 +17,7 @@ from linnet.errors import CheckpointError, ExportError
 from linnet.export.wav2vec2 import convert
 from linnet.models.wav2vec2.checkpoint import save_checkpoint
 from linnet.models.wav2vec2.model import Wav2Vec2ForCTC, initialise, normalise
+from linnet.runtime.providers import session_options
 from linnet.runtime.wav2vec2_config import Wav2Vec2Config
 from linnet.runtime.wav2vec2_vocabulary import vocabulary_of
 
@@ -57,8 +58,8 @@ def bundle_of(config: Wav2Vec2Config, folder: Path, *, precision: str = "fp32") 
 
 
 def session(bundle: Bundle) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options = session_options(1)
+    options.log_severity_level = 3
     return ort.InferenceSession(str(bundle.file("model.onnx")), options)
 
 

@@ -81,6 +81,7 @@ TINY_SHAPE = replace(
     head_dim=32,
     intermediate_size=256,
     vocab_size=384,
+    beam_size=1,
 )
 
 TINY = replace(

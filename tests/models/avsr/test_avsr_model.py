@@ -16,6 +16,7 @@ from linnet.models.avsr.fusion import reliability
 from linnet.models.avsr.model import AVSR
 from linnet.models.presets import PRESETS
 from linnet.runtime.avsr_config import FUSIONS, MAX_PARAMETERS, AVSRConfig, Fusion, Vocabulary, audio_steps, steps
+from linnet.runtime.providers import session_options
 
 SMALL = AVSRConfig(
     video_px=16, audio_channels=(4, 6, 8), video_channels=(4, 6, 8), width=24, stream_blocks=1, joint_blocks=1, kernel=5
@@ -141,7 +142,7 @@ def test_steps_are_what_the_convolutions_give(frames: int) -> None:
 def test_the_graph_answers_as_torch_at_lengths_it_never_saw(fusion: Fusion, tmp_path: Path) -> None:
     model = network(fusion)
     write_avsr({k: v.numpy() for k, v in model.state_dict().items()}, model.config, tmp_path / "a.onnx")
-    session = ort.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(tmp_path / "a.onnx"), session_options(1), providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["mel", "mel_frames", "video", "video_frames"]
     for lengths in (LENGTHS, [(357, 90)], [(0, 77)], [(61, 0), (3, 1)]):
         inputs = clips(model, lengths)
@@ -160,7 +161,7 @@ def test_eight_bits_change_little(precision: str, tmp_path: Path) -> None:
     model = network("adaptive", replace(SMALL, width=64))
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     write_avsr(weights, model.config, tmp_path / "a.onnx", precision=precision)
-    session = ort.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(tmp_path / "a.onnx"), session_options(1), providers=["CPUExecutionProvider"])
     inputs = clips(model, [(200, 50)])
     names = ("mel", "mel_frames", "video", "video_frames")
     log_probs = session.run(None, {n: v.numpy() for n, v in zip(names, inputs, strict=True)})[0]

@@ -17,6 +17,7 @@ from linnet.export.folder import check_target, written_whole
 from linnet.models.avsr.model import AVSR
 from linnet.models.avsr.task import SHAPE_FILE, VOCABULARY_FILE
 from linnet.runtime.avsr_config import AVSRConfig, Vocabulary
+from linnet.runtime.providers import session_options
 from linnet.train.run_folder import RunFolder
 
 GRAPH = "avsr.onnx"
@@ -91,7 +92,7 @@ def compare(model: AVSR, graph: Path) -> dict[str, Any]:
     smooth = rng.integers(0, 256, (len(_LENGTHS), video_frames.max(), 4, 4))
     video = np.kron(smooth, np.ones((1, 1, shape.video_px // 4, shape.video_px // 4), int)).astype(np.uint8)
     expected = model(*(torch.from_numpy(array) for array in (mel, mel_frames, video, video_frames)))
-    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(graph), session_options(None), providers=["CPUExecutionProvider"])
     log_probs, lengths = session.run(
         None, {"mel": mel, "mel_frames": mel_frames, "video": video, "video_frames": video_frames}
     )
