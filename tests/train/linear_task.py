@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from linnet.data.batching import BucketBatchSampler, Key, Loader
 from linnet.train.config import TrainConfig
 from linnet.train.task import Split, StepOutput
-from linnet.train.trainer import fit
+from linnet.train.trainer import fit, leave_processes
 
 INPUTS = 4
 Point = tuple[Key, Tensor, Tensor]
@@ -128,3 +128,4 @@ if __name__ == "__main__":
         fit(replace(config, run_dir=run_dir / "interrupted", interrupt_at=4))
     fit(replace(config, run_dir=run_dir / "interrupted"), resume=True)
     save_file(dict(LinearTask.built.model.state_dict()), run_dir / f"resumed-{rank}.safetensors")
+    leave_processes()

@@ -73,6 +73,12 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
     return run
 
 
+def leave_processes() -> None:
+    """At the end of a program that trained on several processes: one that exits with gloo's threads alive may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class _Loop:
     """The state of a run between two batches; what `save` writes is all that `fit` needs to go on."""
 

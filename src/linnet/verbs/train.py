@@ -34,7 +34,8 @@ def train(arguments: list[str]) -> int:
         sys.stdout.write(config.plan())
         return 0
     with needs_torch("Training"):
-        from linnet.train.trainer import fit
+        from linnet.train.trainer import fit, leave_processes
     run = fit(config, resume="--resume" in arguments)
+    leave_processes()
     sys.stdout.write(f"{run.path}\n")
     return 0
