@@ -76,6 +76,7 @@ def fit(config: TrainConfig, *, resume: bool = False, quiet: bool = False) -> Ru
 def leave_processes() -> None:
     """At the end of a program that trained on several processes: one that exits with gloo's threads alive may abort."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
