@@ -13,7 +13,7 @@ from fakes import FakeDecoder, FloatArray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.runtime.beam import beam_decode
+from linnet.runtime.beam import BeamSearch
 from linnet.runtime.decoder import Prefilled
 from linnet.runtime.greedy import MIN_REPEATED_TOKENS, Hypothesis, Request, decode
 
@@ -79,7 +79,8 @@ def search(
     def take() -> Request[int] | None:
         return waiting.popleft() if waiting else None
 
-    return dict(beam_decode(decoder, take, end_ids=end_ids, max_batch=max_batch, beam_size=beam_size))
+    begin = BeamSearch.begin(beam_size)
+    return dict(decode(decoder, take, end_ids=end_ids, max_batch=max_batch, begin=begin, width=beam_size))
 
 
 def log_probs(decoder: TreeDecoder, seed: int, tokens: Sequence[int]) -> list[float]:
@@ -201,12 +202,13 @@ def test_what_nobody_wants_any_more_is_dropped_with_all_its_beams() -> None:
         return waiting.popleft() if waiting else None
 
     found = dict(
-        beam_decode(
+        decode(
             decoder,
             take,
             end_ids=[],
             max_batch=8,
-            beam_size=3,
+            begin=BeamSearch.begin(3),
+            width=3,
             between=between,
             wanted=lambda key: key == 2 or steps < 5,
         )
@@ -217,8 +219,13 @@ def test_what_nobody_wants_any_more_is_dropped_with_all_its_beams() -> None:
 def test_a_caller_that_stops_early_leaves_no_slot_taken() -> None:
     decoder = TreeDecoder(sharpness=0.5)
     waiting = requests([1, 2, 3], 40)
-    answers = beam_decode(
-        decoder, lambda: waiting.popleft() if waiting else None, end_ids=[END], max_batch=8, beam_size=2
+    answers = decode(
+        decoder,
+        lambda: waiting.popleft() if waiting else None,
+        end_ids=[END],
+        max_batch=8,
+        begin=BeamSearch.begin(2),
+        width=2,
     )
     next(answers)
     answers.close()

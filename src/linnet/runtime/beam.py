@@ -9,7 +9,7 @@ one little, and every beam costs a sequence's work and memory. Shapes: B live be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal
 
@@ -18,58 +18,6 @@ import numpy.typing as npt
 
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.greedy import FloatArray, Hypothesis, Key, LoopGuard, Request
-
-
-def beam_decode(
-    decoder: Decoder,
-    next_request: Callable[[], Request[Key] | None],
-    *,
-    end_ids: Sequence[int],
-    max_batch: int,
-    beam_size: int,
-    between: Callable[[], None] = lambda: None,
-    wanted: Callable[[Key], bool] = lambda key: True,
-) -> Iterator[tuple[Key, Hypothesis]]:
-    """What `greedy.decode` does, with `beam_size` slots for each request and as many requests as `max_batch` holds.
-
-    A request is taken when there are slots for all of its beams, or when nothing else is live.
-    """
-    live: list[_Search[Key]] = []
-    ends = frozenset(end_ids)
-    try:
-        while True:
-            between()
-            for search in [search for search in live if not wanted(search.request.key)]:
-                live.remove(search)
-                search.free(decoder)
-            while (not live or ((len(live) + 1) * beam_size <= max_batch and decoder.free_slots >= beam_size)) and (
-                request := next_request()
-            ) is not None:
-                filled = decoder.prefill([request.prompt])
-                search = _Search(request, beam_size, [_Beam(filled.slots[0])])
-                live.append(search)
-                if (answer := search.advance(filled.logits, ends, decoder)) is not None:
-                    live.pop().free(decoder)
-                    yield request.key, answer
-            if not live:
-                return
-            beams = [beam for search in live for beam in search.beams]
-            logits = decoder.step([beam.slot for beam in beams], [beam.tokens[-1] for beam in beams])
-            finished, first = [], 0
-            for search in live:
-                count = len(search.beams)
-                answer = search.advance(logits[first : first + count], ends, decoder)
-                first += count
-                if answer is not None:
-                    finished.append((search, answer))
-            live = [search for search in live if all(search is not done for done, _ in finished)]
-            for search, _ in finished:
-                search.free(decoder)
-            for search, answer in finished:
-                yield search.request.key, answer
-    finally:  # an error, or a caller that stops early, must not leave slots taken
-        for search in live:
-            search.free(decoder)
 
 
 @dataclass(eq=False)
@@ -93,19 +41,26 @@ class _Beam:
 
 
 @dataclass(eq=False)
-class _Search(Generic[Key]):
-    """The beams of one request, best first, and the answers that it has found."""
+class BeamSearch(Generic[Key]):
+    """The search for one answer, for `greedy.decode`: the beams of a request, best first, and the answers found."""
 
     request: Request[Key]
     width: int
     beams: list[_Beam]
     found: list[tuple[float, Hypothesis]] = field(default_factory=list)
 
-    def free(self, decoder: Decoder) -> None:
-        """Give all slots back."""
-        for beam in self.beams:
-            decoder.free(beam.slot)
-        self.beams = []
+    @classmethod
+    def begin(cls, width: int) -> Callable[[Request[Key], int], BeamSearch[Key]]:
+        """What makes a search of `width` beams from a request and the slot of its prompt."""
+        return lambda request, slot: cls(request, width, [_Beam(slot)])
+
+    @property
+    def slots(self) -> list[int]:
+        return [beam.slot for beam in self.beams]
+
+    @property
+    def last_tokens(self) -> list[int]:
+        return [beam.tokens[-1] for beam in self.beams]
 
     def advance(self, logits: FloatArray, ends: frozenset[int], decoder: Decoder) -> Hypothesis | None:
         """Take the logits [B, V] behind every beam; the answer, if the search is over."""
@@ -139,13 +94,12 @@ class _Search(Generic[Key]):
         """(beam, token, ln p) of continuations, the most probable first: enough that `width` of them can go on."""
         count = min(2 * self.width + ends, logits.shape[1])
         tokens, log_probs = _most_probable(logits, count)
-        scored = [
-            (sum(beam.log_probs) + float(log_probs[row, column]), row, int(tokens[row, column]), column)
-            for row, beam in enumerate(self.beams)
-            for column in range(count)
-        ]
-        scored.sort(key=lambda one: (-one[0], one[1], one[2]))
-        return [(row, token, float(log_probs[row, column])) for _, row, token, column in scored]
+        before = np.array([[sum(beam.log_probs)] for beam in self.beams])
+        # The most probable first; of two alike the better beam, then the smaller token.
+        rows = np.repeat(np.arange(len(self.beams)), count)
+        order = np.lexsort((tokens.ravel(), rows, -(before + log_probs).ravel()))
+        picked = zip(rows[order], tokens.ravel()[order], log_probs.ravel()[order], strict=True)
+        return [(int(row), int(token), float(log_prob)) for row, token, log_prob in picked]
 
     def _place(self, grown: list[_Beam], decoder: Decoder) -> None:
         """Give each beam a slot: the first child of a beam takes over its slot, the others fork it."""

@@ -1,6 +1,7 @@
-"""Greedy search over a Decoder, several sequences at once: a finished one makes room for the next.
+"""Search over a Decoder, greedy by default, several sequences at once: a finished one makes room for the next.
 
-What stops a sequence: an end token, the cap on its length, or the loop guard. Shapes: B live sequences, V vocabulary.
+What stops a sequence: an end token, the cap on its length, or the loop guard. `beam.py` is the other search. Shapes: V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,26 @@ class LoopGuard:
         return 0
 
 
+class Search(Protocol[Key]):
+    """The search for one answer: its live sequences, and what to do with the logits behind them."""
+
+    request: Request[Key]
+
+    @property
+    def slots(self) -> list[int]:
+        """The decoder's slots of its live sequences."""
+        ...
+
+    @property
+    def last_tokens(self) -> list[int]:
+        """The token to be read next in each of them."""
+        ...
+
+    def advance(self, logits: FloatArray, ends: frozenset[int], decoder: Decoder) -> Hypothesis | None:
+        """Take the logits [sequences, V] behind every sequence; the answer, if that ended the search."""
+        ...
+
+
 def decode(
     decoder: Decoder,
     next_request: Callable[[], Request[Key] | None],
@@ -105,54 +126,65 @@ def decode(
     max_batch: int,
     between: Callable[[], None] = lambda: None,
     wanted: Callable[[Key], bool] = lambda key: True,
+    begin: Callable[[Request[Key], int], Search[Key]] | None = None,
+    width: int = 1,
 ) -> Iterator[tuple[Key, Hypothesis]]:
     """Decode what `next_request` gives until it gives None and nothing is live; answers come as they finish.
 
     It is asked again after every step while there is room, so the caller may react to an answer by queueing more. At
-    most `max_batch` prompts exist at a time, and no more than the decoder has free slots: decodings may be nested.
-    Before each step `between` is called, and `wanted` about every live sequence: one that is not is dropped without an
-    answer.
+    most `max_batch` sequences exist at a time, and no more than the decoder has free slots: decodings may be nested.
+    Before each step `between` is called, and `wanted` about every live request: one that is not is dropped without an
+    answer. `begin` makes the search for a request from the slot of its prompt (None: greedy), which takes up to `width`
+    slots.
     """
-    live: list[_Sequence[Key]] = []
+    start: Callable[[Request[Key], int], Search[Key]] = begin or GreedySearch
+    live: list[Search[Key]] = []
     ends = frozenset(end_ids)
     try:
         while True:
             between()
-            for one in [one for one in live if not wanted(one.request.key)]:
-                live.remove(one)
-                decoder.free(one.slot)
+            for search in [search for search in live if not wanted(search.request.key)]:
+                live.remove(search)
+                _free(decoder, search)
             while (
-                len(live) < max_batch
-                and (not live or decoder.free_slots)  # without any slot at all, the decoder says so
-                and (request := next_request()) is not None
-            ):
+                # without any slot at all, the decoder says so
+                not live or ((len(live) + 1) * width <= max_batch and decoder.free_slots >= width)
+            ) and (request := next_request()) is not None:
                 filled = decoder.prefill([request.prompt])
-                live.append(_Sequence(request, filled.slots[0]))
-                if (answer := live[-1].advance(*_best(filled.logits), ends)) is not None:
-                    decoder.free(live.pop().slot)
+                live.append(start(request, filled.slots[0]))
+                if (answer := live[-1].advance(filled.logits, ends, decoder)) is not None:
+                    _free(decoder, live.pop())
                     yield request.key, answer
             if not live:
                 return
-            logits = decoder.step([one.slot for one in live], [one.tokens[-1] for one in live])
-            tokens, log_probs = _best(logits)
+            counts = [len(search.slots) for search in live]
+            logits = decoder.step(
+                [slot for search in live for slot in search.slots],
+                [token for search in live for token in search.last_tokens],
+            )
             finished = []
-            for row, one in enumerate(live):
-                answer = one.advance(tokens[row : row + 1], log_probs[row : row + 1], ends)
+            for search, rows in zip(live, np.split(logits, np.cumsum(counts)[:-1]), strict=True):
+                answer = search.advance(rows, ends, decoder)
                 if answer is not None:
-                    finished.append((one, answer))
-            live = [one for one in live if all(one is not done for done, _ in finished)]
-            for one, _ in finished:
-                decoder.free(one.slot)
-            for one, answer in finished:
-                yield one.request.key, answer
+                    finished.append((search, answer))
+            live = [search for search in live if all(search is not done for done, _ in finished)]
+            for search, _ in finished:
+                _free(decoder, search)
+            for search, answer in finished:
+                yield search.request.key, answer
     finally:  # an error, or a caller that stops early, must not leave slots taken
-        for one in live:
-            decoder.free(one.slot)
+        for search in live:
+            _free(decoder, search)
+
+
+def _free(decoder: Decoder, search: Search[Key]) -> None:
+    for slot in search.slots:
+        decoder.free(slot)
 
 
 @dataclass(eq=False)
-class _Sequence(Generic[Key]):
-    """A live sequence and what it has answered so far."""
+class GreedySearch(Generic[Key]):
+    """The most probable token at every step: one live sequence and what it has answered so far."""
 
     request: Request[Key]
     slot: int
@@ -160,13 +192,22 @@ class _Sequence(Generic[Key]):
     log_probs: list[float] = field(default_factory=list)
     guard: LoopGuard = field(default_factory=LoopGuard)
 
-    def advance(self, token: npt.NDArray[np.int64], log_prob: FloatArray, ends: frozenset[int]) -> Hypothesis | None:
-        """Take the next token ([1], with its ln p [1]); the answer, if that ended it."""
-        self.log_probs.append(float(log_prob[0]))
-        if int(token[0]) in ends:
+    @property
+    def slots(self) -> list[int]:
+        return [self.slot]
+
+    @property
+    def last_tokens(self) -> list[int]:
+        return self.tokens[-1:]
+
+    def advance(self, logits: FloatArray, ends: frozenset[int], decoder: Decoder) -> Hypothesis | None:
+        """Take the logits [1, V]; the answer, if the next token ended it."""
+        token = int(logits[0].argmax())
+        self.log_probs.append(-math.log(float(np.exp(logits[0] - logits[0, token]).sum())))
+        if token in ends:
             return self._answer("end")
-        self.tokens.append(int(token[0]))
-        repeated, full = self.guard.push(self.tokens[-1]), len(self.tokens) >= self.request.max_tokens
+        self.tokens.append(token)
+        repeated, full = self.guard.push(token), len(self.tokens) >= self.request.max_tokens
         if full and not repeated:  # an answer too long for its audio that ends in a repetition was on its way to a loop
             repeated = self.guard.repeated(0)
         if repeated:
@@ -176,11 +217,3 @@ class _Sequence(Generic[Key]):
 
     def _answer(self, stopped: Literal["end", "loop", "cap"]) -> Hypothesis:
         return Hypothesis(tuple(self.tokens), tuple(self.log_probs), stopped)
-
-
-def _best(logits: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Most probable tokens [B] and their ln p [B]."""
-    tokens = logits.argmax(axis=1)
-    top = np.take_along_axis(logits, tokens[:, None], axis=1)
-    shifted = logits - top
-    return tokens, -np.log(np.exp(shifted, out=shifted).sum(axis=1))

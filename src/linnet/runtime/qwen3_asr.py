@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +24,7 @@ from linnet.errors import BundleCorruptError, ConfigError, LanguageError, Linnet
 from linnet.results import Segment, Transcription
 from linnet.runtime.assemble import assemble
 from linnet.runtime.base import AudioSource, CutRequest, CutSource, Progress
-from linnet.runtime.beam import beam_decode
+from linnet.runtime.beam import BeamSearch
 from linnet.runtime.context_guard import is_heard, is_suspect
 from linnet.runtime.decoder import Decoder
 from linnet.runtime.draft import Draft, Drafter
@@ -277,14 +276,15 @@ class Qwen3ASRRecognizer:
                 except LinnetError as error:
                     source.done(job.open.request, error)
 
-        search = decode if self._beam_size == 1 else partial(beam_decode, beam_size=self._beam_size)
-        answers = search(
+        answers = decode(
             self._decoder,
             next_request,
             end_ids=self._config.eos_token_ids,
             max_batch=max_batch,
             between=source.between,
             wanted=lambda job: source.wants(job.open.request),
+            begin=None if self._beam_size == 1 else BeamSearch.begin(self._beam_size),
+            width=self._beam_size,
         )
         for job, answer in answers:
             long_enough = job.cut.duration_s >= 2 * MIN_RETRY_S
