@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from linnet.bundle import Bundle
 from linnet.errors import BundleCorruptError, BundleError, BundleNotFoundError, BundleVersionError, ConfigError
+from linnet.runtime.base import CutRecognizer
 from linnet.runtime.loader import load_model, models_folder, open_decoder, resolve
+from linnet.runtime.longform import Cut
 from linnet.runtime.onnx_decoder import OnnxDecoder
 
 
@@ -81,3 +84,27 @@ def test_the_decoder_can_be_chosen(tiny_bundle: Bundle) -> None:
         open_decoder(tiny_bundle, "gguf")
     with pytest.raises(ConfigError, match="'auto', 'onnx', 'gguf'"):
         open_decoder(tiny_bundle, "tflite")  # type: ignore[arg-type]
+
+
+def test_the_beam_is_the_bundles_unless_one_is_given(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    advised = edited(tiny_bundle, tmp_path / "advised", model=tiny_bundle.model | {"beam_size": 3})
+    samples = 0.1 * np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
+    cut = Cut(samples, 0, 0, len(samples))
+
+    def texts(folder: Path, beam_size: int | None) -> list[str]:
+        recognizer = load_model(folder, threads=1, beam_size=beam_size)
+        try:
+            assert isinstance(recognizer, CutRecognizer)
+            return [segment.text for segment in recognizer.recognize([cut])]
+        finally:
+            recognizer.close()
+
+    assert texts(advised, None) == texts(tiny_bundle.path, 3)
+    assert texts(advised, 1) == texts(tiny_bundle.path, None)
+    assert texts(advised, 1) != texts(advised, 3)  # or the lines above would say nothing
+
+
+@pytest.mark.parametrize("beam_size", [-1, 0, 33])
+def test_a_beam_that_is_not_offered_is_refused(tiny_bundle: Bundle, beam_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"beam size is {beam_size}; accepted: 1 .greedy. to 32"):
+        load_model(tiny_bundle.path, beam_size=beam_size)

@@ -41,10 +41,10 @@ def load_model(
     Raises BundleError, or ConfigError, which says why a device is disabled.
     """
     bundle = read_bundle(resolve(name_or_path))
-    if bundle.family not in _FAMILIES:
+    if bundle.family != "qwen3_asr" and bundle.family not in _OTHERS:
         raise BundleError(
             f"Bundle {bundle.path} is of family {bundle.family!r}; this Linnet recognises speech with: "
-            f"{', '.join(_FAMILIES)}. Choose another bundle, or upgrade: pip install --upgrade linnet"
+            f"{', '.join(['qwen3_asr', *_OTHERS])}. Choose another bundle, or upgrade: pip install --upgrade linnet"
         )
     if bundle.family == "qwen3_asr":
         return _load_qwen3_asr(bundle, decoder, threads, attention, device, gpu_layers, beam_size)
@@ -56,7 +56,7 @@ def load_model(
         raise ConfigError(
             f"Bundle {bundle.path} of family {bundle.family!r} has a search of its own; leave the beam size out."
         )
-    return _FAMILIES[bundle.family](bundle, decoder, threads, attention)
+    return _OTHERS[bundle.family](bundle, decoder, threads, attention)
 
 
 def load_codec(name_or_path: str | Path, *, threads: int | None = None) -> BSQCodec:
@@ -120,9 +120,9 @@ def _load_qwen3_asr(
     decoder: DecoderChoice,
     threads: int | None,
     attention: Attention,
-    device: str = "cpu",
-    gpu_layers: int = 0,
-    beam_size: int | None = None,
+    device: str,
+    gpu_layers: int,
+    beam_size: int | None,
 ) -> Recognizer:
     from linnet.runtime.qwen3_asr import Qwen3ASRRecognizer, slots_for
     from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
@@ -196,8 +196,7 @@ def open_decoder(
     return decoder
 
 
-_FAMILIES: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {
-    "qwen3_asr": _load_qwen3_asr,
+_OTHERS: dict[str, Callable[[Bundle, DecoderChoice, int | None, Attention], Recognizer]] = {
     "wav2vec2": _load_wav2vec2,
     "avsr": _load_avsr,
 }

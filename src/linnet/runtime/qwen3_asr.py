@@ -45,6 +45,8 @@ FloatArray = npt.NDArray[np.float32]
 
 MAX_BATCH = 8
 """Sequences in one step, unless a single beam is wider; more gain little on a CPU."""
+MAX_BEAM_SIZE = 32
+"""Far more than has ever helped; three such beams still fit into llama.cpp's limit of 256 sequences."""
 MIN_RETRY_S = 1.0
 """A cut shorter than twice this is not split for a second try."""
 MAX_RETRIES = 2
@@ -55,7 +57,12 @@ CONTEXT_LEAK = "context_leak"
 
 
 def slots_for(beam_size: int) -> int:
-    """Decoder slots for full batches of beams: two beams at least, and room for one more in between."""
+    """Decoder slots for full batches of beams: two beams at least, and room for one more in between.
+
+    Raises ConfigError for a beam that is not offered.
+    """
+    if not 1 <= beam_size <= MAX_BEAM_SIZE:
+        raise ConfigError(f"The beam size is {beam_size}; accepted: 1 (greedy) to {MAX_BEAM_SIZE}.")
     return MAX_BATCH if beam_size == 1 else max(MAX_BATCH + beam_size, 3 * beam_size)
 
 
@@ -151,10 +158,9 @@ class Qwen3ASRRecognizer:
                 f"Bundle {bundle.path}: the decoder reads embeddings of {decoder.hidden_size} numbers, the encoder "
                 f"writes {self._config.output_dim}. Export the bundle again from one checkpoint."
             )
-        if not 1 <= beam_size <= decoder.max_slots:
+        if beam_size > decoder.max_slots:
             raise ConfigError(
-                f"The beam size is {beam_size}; accepted: 1 to {decoder.max_slots}, the sequences that the decoder "
-                "holds. Open it with more slots for a wider search."
+                f"A beam of {beam_size} needs as many slots; this decoder has {decoder.max_slots}. Open it with more."
             )
         bundle.file("encoder_conv.onnx")  # listed, and so checked when the bundle was opened
         encoder_folder = bundle.file("encoder.onnx").parent
