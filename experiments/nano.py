@@ -27,8 +27,8 @@ from linnet.manifest import read_manifest
 
 SYNTHETIC_SENTENCES, SPLICED_SENTENCES, SEED = 12_000, 8_000, 1
 
-# The second training: two layers more in the decoder, and half of the draws are real prompts.
-DEEPER = {
+# The second training, as options of `linnet train`: two layers more in the decoder, and more of the real prompts.
+DEEPER: dict[str, object] = {
     "added-decoder-layers": 2,
     "steps": 6000,
     "learning-rate": 1.2e-3,
@@ -73,9 +73,10 @@ def main() -> None:
     manifests = [options.data / "train.jsonl", synthetic, spliced]
     first, deeper = options.work / "first", options.work / "deeper"
     if not (first / "checkpoint").exists():
-        train(first, manifests, options.data / "dev.jsonl")
+        train(first, manifests, options.data / "dev.jsonl", {})
         write_checkpoint(first, first / "checkpoint")
-    train(deeper, manifests, options.data / "dev.jsonl", processes=PROCESSES, init_from=first / "checkpoint", **DEEPER)
+    recipe = {"init-from": first / "checkpoint", **DEEPER}
+    train(deeper, manifests, options.data / "dev.jsonl", recipe, processes=PROCESSES)
     checkpoint, bundle = options.work / "checkpoint", options.work / "bundle"
     if not bundle.exists():
         export(deeper, checkpoint, bundle)
@@ -110,8 +111,8 @@ def show(what: str) -> Callable[[int, int], None]:
     return lambda done, total: print(f"\r{what} {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
 
 
-def train(run: Path, manifests: list[Path], dev: Path, *, processes: int = 1, **recipe: object) -> None:
-    """`linnet train nano` with a recipe of its own, from where it stopped; nothing if it has reached its last step."""
+def train(run: Path, manifests: list[Path], dev: Path, recipe: dict[str, object], *, processes: int = 1) -> None:
+    """`linnet train nano` with these options, from where it stopped; nothing if it has reached its last step."""
     if finished(run):
         return
     lexicon = run.parent / "lexicon.tsv"
@@ -119,7 +120,7 @@ def train(run: Path, manifests: list[Path], dev: Path, *, processes: int = 1, **
         write_lexicon(manifests, lexicon)
     arguments = ["train", "nano", "--run-dir", str(run), "--lexicon", str(lexicon), "--dev-manifests", str(dev)]
     for name, value in recipe.items():
-        arguments += [f"--{name.replace('_', '-')}", str(value)]
+        arguments += [f"--{name}", str(value)]
     resume = ["--resume"] if (run / "config.json").exists() else []
     linnet(*arguments, "--train-manifests", *map(str, manifests), *resume, processes=processes)
 

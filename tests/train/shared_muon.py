@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from linnet.train import muon
+from linnet.train.trainer import leave_processes
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
@@ -27,4 +28,4 @@ if __name__ == "__main__":
         updates = muon.orthogonalise_shared(matrices)
     done = {"matrices": matrices, "updates": updates, "orthogonalised": len(own)}
     torch.save(done, Path(sys.argv[1]) / f"{dist.get_rank()}.pt")
-    dist.destroy_process_group()
+    leave_processes()

@@ -94,8 +94,8 @@ def write_decoder(tensors: Tensors, config: Qwen3ASRConfig, out: Path, *, precis
 def cache_type(precision: str) -> int:
     """ONNX type of keys and values: 16 bits where memory is what the precision is chosen for.
 
-    At 4 bits the cache of a long recording is larger than the decoder's weights. Half of it costs a twentieth of the
-    speed of a single stream and nothing of a batch's (docs/log.md); the error is that of llama.cpp's usual cache.
+    At 4 bits the cache of a long recording is larger than the decoder's weights. Half of it costs no speed that could
+    be measured (docs/log.md); the error is that of llama.cpp's usual cache.
     """
     return int(TensorProto.FLOAT16 if precision.startswith("int4") else TensorProto.FLOAT)
 
