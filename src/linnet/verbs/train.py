@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from linnet.errors import ConfigError
@@ -37,5 +38,6 @@ def train(arguments: list[str]) -> int:
         from linnet.train.trainer import fit, leave_processes
     run = fit(config, resume="--resume" in arguments)
     leave_processes()
-    sys.stdout.write(f"{run.path}\n")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one gives the answer
+        sys.stdout.write(f"{run.path}\n")
     return 0
