@@ -338,11 +338,13 @@ def test_ctrl_c_at_any_moment(checkpoint: Path) -> None:
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
         codes.append(process.returncode)
-        left = [path for path in (home / "models").glob("*") if not path.name.endswith(".lock")]
-        if process.returncode == 0:
+        left = [path.name for path in (home / "models").glob("*") if not path.name.endswith(".lock")]
+        # The signal can also come when the work is done and Python is on its way out.
+        assert left in ([], [MODEL]), errors
+        if left:
             verify_files(read_bundle(home / "models" / MODEL))
             break
-        assert left == [], errors
+        assert process.returncode != 0, errors
     assert set(codes) <= {0, 130, 1, -signal.SIGINT}
 
 
