@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import AudioContentError, ConfigError
+from linnet.products import product
 
 FloatArray = npt.NDArray[np.float32]
 _BLOCK_FRAMES = 1000  # frames per FFT block: the block stays in cache, memory stays flat for hours of audio
@@ -71,7 +72,7 @@ def log_mel(samples: npt.ArrayLike, spec: FeatureSpec = WHISPER_128) -> FloatArr
     half = spec.n_fft // 2
     # np.pad needs more samples than it reflects; "symmetric" repetition covers clips shorter than half a window.
     padded = np.pad(wave, half, mode="reflect" if wave.size > half else "symmetric")
-    window, filters = hann_window(spec.n_fft), mel_filters(spec)
+    window, filters = hann_window(spec.n_fft), mel_filters(spec).T
     mel = np.empty((spec.n_mels, frames), dtype=np.float32)
     for start in range(0, frames, _BLOCK_FRAMES):
         stop = min(start + _BLOCK_FRAMES, frames)
@@ -79,7 +80,7 @@ def log_mel(samples: npt.ArrayLike, spec: FeatureSpec = WHISPER_128) -> FloatArr
         framed = np.lib.stride_tricks.sliding_window_view(block, spec.n_fft)[:: spec.hop_length]
         spectrum = np.fft.rfft(framed * window, axis=1)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
-        mel[:, start:stop] = filters @ power.T
+        mel[:, start:stop] = product(power, filters).T
     np.maximum(mel, 1e-10, out=mel)
     if spec.log == "natural":
         return np.log(mel, out=mel)

@@ -32,6 +32,7 @@ from linnet.models.wav2vec2.model import Wav2Vec2ForCTC
 from linnet.models.wav2vec2.pretraining import Wav2Vec2ForPreTraining
 from linnet.models.wav2vec2.pretraining_task import Wav2Vec2PretrainingTask
 from linnet.models.wav2vec2.task import Wav2Vec2CtcTask
+from linnet.runtime.wav2vec2_config import Wav2Vec2Config
 from linnet.train.run_folder import RunFolder
 from linnet.train.task import StepOutput
 from linnet.train.trainer import fit
@@ -39,6 +40,8 @@ from linnet.train.trainer import fit
 SMALL = replace(
     WAV2VEC2_TINY_SHAPE,
     conv_dim=(8, 8, 12, 12, 16, 16, 16),
+    conv_kernel=Wav2Vec2Config.conv_kernel,
+    conv_stride=Wav2Vec2Config.conv_stride,
     hidden_size=32,
     layers=2,
     heads=2,

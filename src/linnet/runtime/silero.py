@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.errors import LinnetError
+from linnet.products import product
 
 FloatArray = npt.NDArray[np.float32]
 WEIGHTS = Path(__file__).parents[1] / "assets" / "silero" / "weights.bin"
@@ -62,11 +63,11 @@ class Silero:
         # As the package does it; Silero's own code has 64 samples of the frame before at the left. Both hear alike.
         x = np.pad(frames, ((0, 0), (64, 64)), mode="reflect")  # [n, 640]
         windows = np.lib.stride_tricks.sliding_window_view(x, 256, axis=1)[:, ::128]  # [n, 4, 256]
-        spectrum = windows @ self._basis
+        spectrum = product(windows.reshape(-1, 256), self._basis).reshape(len(x), 4, -1)
         x = np.sqrt(np.square(spectrum[..., :129]) + np.square(spectrum[..., 129:])).transpose(0, 2, 1)  # [n, 129, 4]
         for (weight, bias), stride in zip(self._convolutions, _STRIDES, strict=True):
             x = _convolve(x, weight, bias, stride)
-        return self._recur(x[:, :, 0] @ self._input + self._bias)
+        return self._recur(product(x[:, :, 0], self._input) + self._bias)
 
     def _recur(self, gates: FloatArray) -> FloatArray:
         """LSTM over the frames' input gates [n, 512], ReLU, one neuron."""
@@ -86,9 +87,9 @@ def _convolve(x: FloatArray, weight: FloatArray, bias: FloatArray, stride: int) 
     """Convolution of three taps with zero padding, then ReLU: [n, channels, steps] → [n, outputs, steps / stride]."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     taps = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)[:, :, ::stride]  # [n, channels, steps, 3]
-    columns = taps.transpose(0, 2, 1, 3).reshape(len(x), taps.shape[2], -1)
-    out: FloatArray = np.maximum(columns @ weight.reshape(len(weight), -1).T + bias, 0)
-    return out.transpose(0, 2, 1)
+    columns = taps.transpose(0, 2, 1, 3).reshape(len(x) * taps.shape[2], -1)
+    out: FloatArray = np.maximum(product(columns, weight.reshape(len(weight), -1).T) + bias, 0)
+    return out.reshape(len(x), taps.shape[2], -1).transpose(0, 2, 1)
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:

@@ -33,7 +33,9 @@ class Encoded(NamedTuple):
 
 
 class Conv(nn.Module):
-    """Convolution, norm (over time, over channels, or none), GELU: [B, C, T] → [B, C', T']."""
+    """Convolution, norm, GELU. With norm over channels, frames come first, [B, T, C] → [B, T', C'], the layout in which
+    neither norm nor GELU copies anything; otherwise (over time in the first, or none) [B, C, T] → [B, C', T'].
+    """
 
     def __init__(self, config: Wav2Vec2Config, index: int) -> None:
         super().__init__()
@@ -49,10 +51,29 @@ class Conv(nn.Module):
             self.layer_norm = nn.GroupNorm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.layer_norm is not None:
-            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2) if self.over_channels else self.layer_norm(x)
-        return F.gelu(x)
+        x = strided_conv(x, self.conv) if self.over_channels else self.conv(x)
+        return F.gelu(x if self.layer_norm is None else self.layer_norm(x))
+
+
+def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """`conv` on x [B, T, C] → [B, T', C'] as matrix products without copies of windows.
+
+    Rows of `stride` frames side by side hold the first `stride` taps of every window; the next row holds the taps
+    after these, and so on.
+    """
+    (b, t, c), taps, stride = x.shape, conv.kernel_size[0], conv.stride[0]
+    count = (t - taps) // stride + 1
+    if count < 1:
+        raise RuntimeError(f"{t} frames are fewer than the {taps} taps of the convolution")
+    needed = (count - 1 + math.ceil(taps / stride)) * stride
+    rows = F.pad(x, (0, 0, 0, max(0, needed - t)))[:, :needed].reshape(b, -1, stride * c)
+    weight = conv.weight.transpose(1, 2)
+    head = weight[:, :stride].reshape(len(weight), -1)
+    y = F.linear(rows[:, :count, : head.shape[1]], head, conv.bias)
+    for shift, first in enumerate(range(stride, taps, stride), start=1):
+        tail = weight[:, first : first + stride].reshape(len(weight), -1)
+        y = y.add_(F.linear(rows[:, shift : shift + count, : tail.shape[1]], tail))
+    return y
 
 
 class FeatureEncoder(nn.Module):
@@ -61,14 +82,15 @@ class FeatureEncoder(nn.Module):
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__()
         self.conv_layers = nn.ModuleList(Conv(config, index) for index in range(len(config.conv_dim)))
+        self.frames_first = config.norm == "layer"
         self.gradient_checkpointing = False
 
     def forward(self, samples: Tensor) -> Tensor:
-        x = samples[:, None]
+        x = samples[:, :, None] if self.frames_first else samples[:, None]
         trainable = self.training and torch.is_grad_enabled() and next(self.parameters()).requires_grad
         for layer in self.conv_layers:
             x = checkpoint(layer, x, use_reentrant=False) if self.gradient_checkpointing and trainable else layer(x)
-        return x.transpose(1, 2)
+        return x if self.frames_first else x.transpose(1, 2)
 
 
 class FeatureProjection(nn.Module):
