@@ -6,9 +6,9 @@ Pretrains `wav2vec2-tiny` once on unlabelled.jsonl and the sound of train.jsonl.
 fine-tunes it, and trains the same network from random weights on the same labels for as many updates (matched control).
 A quarter of every budget is spoken digits, words that a small network can learn; the rest is read sentences. Both are
 scored on the test utterances of speechocean762 and spoken digits, greedily and with a trigram language model of the
-training texts. Every cell is a run folder in WORK; a second start goes on where the first one stopped, and
-the results file holds what is finished: `cells_missing` counts what is not. Two processes with `--starts pretrained` and
-`--starts random` share two cores.
+training texts. Every cell is a run folder in WORK; a second start goes on where the first one stopped, and the results
+file holds what is finished: `cells_missing` counts what is not. Two processes, one with `--starts pretrained` and one
+with `--starts random`, share two cores.
 """
 
 from __future__ import annotations
