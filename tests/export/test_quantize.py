@@ -30,16 +30,28 @@ def gaussian(rows: int, columns: int, seed: int = 0) -> npt.NDArray[np.float32]:
     bits=st.sampled_from([4, 8]),
     block=st.sampled_from([16, 32, 128]),
 )
-def test_no_weight_moves_more_than_half_a_step(rows: int, columns: int, bits: int, block: int) -> None:
+def test_weights_move_by_half_a_step_or_end_at_the_last_code(rows: int, columns: int, bits: int, block: int) -> None:
     weight = gaussian(rows, columns, seed=rows * 1000 + columns)
     quantized = quantize_blocks(weight, bits=bits, block=block)
     assert quantized.packed.shape == (rows, -(-columns // block), block * bits // 8)
     restored = dequantize_blocks(quantized)
     assert (restored[:, columns:] == 0).all()
-    steps = np.repeat(np.abs(quantized.scales), block, axis=1)[:, :columns]
-    # 4 bits: the side away from the extreme ends at +7, so a weight up to 8 steps out may lose a whole one
-    limit = steps * (1.0 if bits == 4 else 0.5) * (1 + 1e-5)
-    assert (np.abs(restored[:, :columns] - weight) <= limit).all()
+    scales = np.repeat(quantized.scales, block, axis=1)[:, :columns]
+    lowest, highest = (-8, 7) if bits == 4 else (-127, 127)
+    nearest = np.clip(weight / scales, lowest, highest) * scales
+    assert (np.abs(restored[:, :columns] - nearest) <= np.abs(scales) * 0.5 * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(("block", "share"), [(32, 0.97), (128, 0.9)])  # larger blocks have more extreme extremes
+def test_clipping_the_extreme_of_a_block_never_loses_more_than_keeping_it(block: int, share: float) -> None:
+    weight = np.random.default_rng(0).standard_t(4, (50, 256)).astype(np.float32)
+    groups = weight.reshape(-1, block)
+    extreme = np.take_along_axis(groups, np.abs(groups).argmax(1)[:, None], 1)
+    kept = np.clip(np.rint(groups / (extreme / -8)), -8, 7) * (extreme / -8)
+    found = dequantize_blocks(quantize_blocks(weight, bits=4, block=block)).reshape(-1, block)
+    lost, lost_kept = ((x - groups).astype(np.float64) ** 2 for x in (found, kept))
+    assert (lost.sum(1) <= lost_kept.sum(1) * (1 + 1e-5)).all()
+    assert lost.sum() < share * lost_kept.sum()
 
 
 @settings(deadline=None, max_examples=30)

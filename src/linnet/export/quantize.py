@@ -17,6 +17,8 @@ import numpy.typing as npt
 from linnet.errors import ExportError
 
 FloatArray = npt.NDArray[np.float32]
+_REACHES = (8.0, 8.8, 9.8, 11.0)
+"""Where the largest weight of a 4-bit block may lie, in steps of the scale."""
 ROWS_AT_ONCE = 4096  # bounds the float32 intermediates: the 152k-row head would need three more copies of itself
 
 
@@ -153,14 +155,32 @@ def _quantize_groups(groups: FloatArray, bits: int) -> tuple[npt.NDArray[np.uint
     """Codes (packed) and scales of [N, G, block]."""
     if bits == 8:
         scales = np.abs(groups).max(axis=-1) / np.float32(127)
-        codes = np.rint(groups / _nonzero(scales)[..., None]) + np.float32(128)
-        return codes.astype(np.uint8), scales
+        whole = np.rint(groups / _nonzero(scales)[..., None]) + np.float32(128)
+        return whole.astype(np.uint8), scales
     # 4 bits reach from −8 to +7: the entry of largest magnitude, whatever its sign, is put on −8 (as GGUF's Q4_0 does),
-    # which uses all 16 codes where ±7 would use 15.
+    # which uses all 16 codes where ±7 would use 15. Beyond −8 it is clipped and all others are rounded less: what loses
+    # least is found block by block.
     extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
-    scales = extreme / np.float32(-8)
-    nibbles = np.clip(np.rint(groups / _nonzero(scales)[..., None]) + 8, 0, 15).astype(np.uint8)
-    return nibbles[..., 0::2] | nibbles[..., 1::2] << 4, scales
+    scales, least = np.zeros_like(extreme), np.full_like(extreme, np.inf)
+    for reach in _REACHES:
+        tried = extreme / np.float32(-reach)
+        lost = _codes(groups, tried)
+        lost -= 8
+        lost *= tried[..., None]
+        lost -= groups
+        errors = np.einsum("ngb,ngb->ng", lost, lost)
+        better = errors < least
+        scales, least = np.where(better, tried, scales), np.where(better, errors, least)
+    packed: npt.NDArray[np.uint8] = _codes(groups, scales).astype(np.uint8)
+    return packed[..., 0::2] | packed[..., 1::2] << np.uint8(4), scales
+
+
+def _codes(groups: FloatArray, scales: FloatArray) -> FloatArray:
+    """4-bit codes 0…15 of [N, G, block], as floats."""
+    codes = groups / _nonzero(scales)[..., None]
+    codes += 8
+    np.rint(codes, out=codes)
+    return np.clip(codes, 0, 15, out=codes)
 
 
 def _nonzero(scales: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from linnet.errors import ConfigError
 from linnet.features import FeatureSpec, log_mel
-from linnet.runtime.providers import open_session
+from linnet.runtime.providers import open_session, release_free_memory
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 
 FloatArray = npt.NDArray[np.float32]
@@ -52,6 +52,7 @@ class Encoder:
         self._config, self._attention = config, attention
         self._conv: Any = open_session(folder / "encoder_conv.onnx", threads=threads, device=device)
         self._transformer: Any = open_session(folder / "encoder.onnx", threads=threads, device=device)
+        release_free_memory()
 
     def __call__(self, mel: FloatArray) -> FloatArray:
         """Audio embeddings [T, O] of one clip's log-mel [M, F]; F ≥ 1."""

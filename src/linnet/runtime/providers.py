@@ -7,7 +7,10 @@ missing, does not start or gives other numbers than the CPU is refused with the 
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +66,13 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def release_free_memory() -> None:
+    """Have glibc give back what was freed: opening an 8-bit encoder leaves 114 MB of it, reading a tokenizer 55 MB."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def open_session(path: Path, *, threads: int | None = None, device: str = "cpu") -> ort.InferenceSession:

@@ -6,13 +6,10 @@ One direction of flow: `longform` plans cuts from the stream, `encoder` hears th
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +29,7 @@ from linnet.runtime.encoder import Attention, Encoder, clip_features
 from linnet.runtime.greedy import Hypothesis, Request, answer_cap, answer_room, decode
 from linnet.runtime.longform import MAX_CUT_S, Cut, Detector, plan_cuts
 from linnet.runtime.prompt import build_prompt, parse_answer
+from linnet.runtime.providers import release_free_memory
 from linnet.runtime.qwen3_asr_config import Qwen3ASRConfig
 from linnet.runtime.recording import Recording
 from linnet.runtime.vad import SAMPLE_RATE_HZ, SpeechDetector
@@ -366,7 +364,5 @@ def _open_tokenizer(bundle: Bundle) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as problem:  # the library raises plain Exception
         raise BundleCorruptError(f"{path} is not a tokenizer: {problem}. Export or pull the bundle again.") from problem
-    if sys.platform == "linux":  # reading 150,000 tokens left 55 MB of free memory, which glibc would keep
-        with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+    release_free_memory()
     return tokenizer
