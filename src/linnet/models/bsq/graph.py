@@ -3,12 +3,13 @@
     encoder.onnx   log_mel [F, M], bias [P + T], caches → latents [T, D] (their signs are the bits), caches
     decoder.onnx   codes ±1 [T, D], bias [P + T], caches → log_mel [F, M], real and imaginary [F, K], caches
 
-T is one block of tokens or less. The caches of both: keys and values [L, P, C], not yet rotated, and the last inputs of
-the depthwise convolutions, conv [L, kernel − 1, C]; the decoder's waveform head adds wave [W, kernel − 1, S]. `bias`
-is 0, or −1e9 where the cache holds nothing yet. Normalisation of log-mel is inside.
+T is one block of tokens or less. The caches of layer N of both: keys.N and values.N [P, C], not yet rotated, and the
+last inputs of the depthwise convolutions, conv.N [kernel − 1, C]; the decoder's waveform head adds wave.N
+[kernel − 1, S]. What comes out as next_… goes in with the next block. `bias` is 0, or −1e9 where the cache holds nothing
+yet. Normalisation of log-mel is inside.
 
-Shapes: L layers, P = left_tokens, C = d_model, D bits, M mel bands, R frames per token, F = T·R frames, W and S layers
-and channels of the waveform head, K = n_fft / 2 + 1 bins.
+Shapes: P = left_tokens, C = d_model, D bits, M mel bands, R frames per token, F = T·R frames, S channels of
+the waveform head, K = n_fft / 2 + 1 bins.
 
 int8: signed symmetric weights with a scale per output channel, activations quantised per call. int8_blocks: a scale
 per 128 weights, and activations quantised per token and block. What touches mel, bits or spectra stays float.
@@ -61,7 +62,7 @@ class _Writer:
 
     def __init__(self, graph: GraphWriter, weights: Weights, config: BSQConfig, precision: str) -> None:
         self.graph, self.weights, self.config, self.precision = graph, weights, config, precision
-        self.presents: dict[str, list[str]] = {}
+        self.cached: list[tuple[str, str]] = []  # name and kind
 
     def vector(self, name: str) -> str:
         return self.graph.constant(name, self.weights[name])
@@ -103,28 +104,27 @@ class _Writer:
 
     def remember(self, kind: str, index: int, new: str, tokens: str) -> str:
         """Cache `kind` of layer `index` [P, C] before `new` [T, C]; the last P rows become the next cache."""
-        past = self.graph.node("Gather", [kind, self.graph.constant(f"layer_{index}", np.array(index, np.int64))])
-        joined = self.graph.node("Concat", [past, new], axis=0)
+        joined = self.graph.node("Concat", [f"{kind}.{index}", new], axis=0)
         end = self.graph.integers(np.iinfo(np.int64).max)
-        kept = self.graph.node("Slice", [joined, tokens, end, self.graph.integers(0)])
-        self.presents.setdefault(kind, []).append(self.graph.node("Unsqueeze", [kept, self.graph.integers(0)]))
+        self.graph.add("Slice", [joined, tokens, end, self.graph.integers(0)], [f"next_{kind}.{index}"])
+        self.cached.append((f"{kind}.{index}", kind))
         return joined
 
     def depthwise(self, joined: str, name: str) -> str:
         """Convolution along time of [kernel − 1 + T, C] → [T, C]."""
         graph, weight = self.graph, self.weights[f"{name}.weight"]
-        channels = graph.node("Unsqueeze", [graph.node("Transpose", [joined], perm=[1, 0]), graph.integers(0)])
-        inputs = [channels, graph.constant(f"{name}.weight", weight), self.vector(f"{name}.bias")]
-        out = graph.node("Conv", inputs, group=len(weight), kernel_shape=[weight.shape[2]])
-        return graph.node("Transpose", [graph.node("Squeeze", [out, graph.integers(0)])], perm=[1, 0])
+        # As a picture one pixel high with its channels last: for these ONNX Runtime has fast depthwise kernels.
+        picture = graph.node("Unsqueeze", [joined, graph.integers(0, 1)])
+        inputs = [graph.node("Transpose", [picture], perm=[0, 3, 1, 2]),
+                  graph.constant(f"{name}.weight", weight[:, :, None]), self.vector(f"{name}.bias")]  # fmt: skip
+        out = graph.node("Conv", inputs, group=len(weight), kernel_shape=[1, weight.shape[2]])
+        return graph.node("Squeeze", [graph.node("Transpose", [out], perm=[0, 2, 3, 1]), graph.integers(0, 1)])
 
     def finish(self, name: str, inputs: list[Value], outputs: list[Value]) -> None:
-        """Join the new caches of all layers and save."""
+        """Add the caches and save."""
         sizes = cache_sizes(self.config)
-        for kind, kept in self.presents.items():
-            self.graph.add("Concat", kept, [f"next_{kind}"], axis=0)
-            inputs = [*inputs, (kind, list(sizes[kind]))]
-            outputs = [*outputs, (f"next_{kind}", list(sizes[kind]))]
+        caches: list[Value] = [(key, list(sizes[kind])) for key, kind in self.cached]
+        inputs, outputs = [*inputs, *caches], [*outputs, *((f"next_{key}", shape) for key, shape in caches)]
         floats = [[helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in side]
                   for side in (inputs, outputs)]  # fmt: skip
         self.graph.save(name, floats[0], floats[1])
@@ -137,38 +137,30 @@ class _Writer:
         queries = self._rotate(self._heads(queries), config.left_tokens)
         keys = self._rotate(self._heads(keys), 0)
         scale = graph.constant("scale", np.array((config.d_model // config.heads) ** -0.5, np.float32))
-        across = graph.node("Transpose", [keys], perm=[0, 2, 1])
+        across = graph.node("Transpose", [keys], perm=[0, 1, 3, 2])
         scores = graph.node("MatMul", [graph.node("Mul", [queries, scale]), across])
         weights = graph.node("Softmax", [graph.node("Add", [scores, "bias"])], axis=-1)
-        attended = graph.node("Transpose", [graph.node("MatMul", [weights, self._heads(values)])], perm=[1, 0, 2])
-        return self.linear(graph.node("Reshape", [attended, graph.integers(0, -1)]), f"{name}.out")
+        attended = graph.node("Transpose", [graph.node("MatMul", [weights, self._heads(values)])], perm=[0, 2, 1, 3])
+        return self.linear(graph.node("Reshape", [attended, graph.integers(-1, config.d_model)]), f"{name}.out")
 
     def _heads(self, x: str) -> str:
-        """[T, C] → [H, T, head]."""
-        split = self.graph.node("Reshape", [x, self.graph.integers(0, self.config.heads, -1)])
-        return self.graph.node("Transpose", [split], perm=[1, 0, 2])
+        """[T, C] → [1, H, T, head]."""
+        heads = self.config.heads
+        split = self.graph.node("Reshape", [x, self.graph.integers(1, -1, heads, self.config.d_model // heads)])
+        return self.graph.node("Transpose", [split], perm=[0, 2, 1, 3])
 
     def _rotate(self, x: str, first: int) -> str:
-        """Rotary positions first, first + 1, … on x [H, T, head]: only their differences matter."""
+        """Rotary positions first, first + 1, … on x [1, H, T, head]: only their differences matter."""
         graph, config = self.graph, self.config
         head = config.d_model // config.heads
         assert config.block_tokens is not None
         rates = ROPE_THETA ** (-np.arange(0, head, 2, dtype=np.float32) / head)
         angles = np.arange(config.left_tokens + config.block_tokens, dtype=np.float32)[:, None] * rates
-        length = graph.node("Shape", [x], start=1, end=2)
-        begin = graph.integers(first)
-        rows = [begin, graph.node("Add", [length, begin]), graph.integers(0)]
-        cos, sin = (
-            graph.node("Slice", [graph.constant(key, table.astype(np.float32)), *rows])
+        tables = [
+            graph.constant(key, table.astype(np.float32))
             for key, table in (("cos", np.cos(angles)), ("sin", np.sin(angles)))
-        )
-        low, high = f"{x}.low", f"{x}.high"
-        graph.add("Split", [x], [low, high], axis=-1, num_outputs=2)
-        turned = [
-            graph.node("Sub", [graph.node("Mul", [low, cos]), graph.node("Mul", [high, sin])]),
-            graph.node("Add", [graph.node("Mul", [high, cos]), graph.node("Mul", [low, sin])]),
         ]
-        return graph.node("Concat", turned, axis=-1)
+        return graph.node("RotaryEmbedding", [x, graph.integers(first), *tables], MICROSOFT)
 
     def _convolution(self, x: str, name: str, index: int, tokens: str) -> str:
         graph = self.graph
@@ -181,14 +173,14 @@ class _Writer:
         return self.linear(graph.node("Mul", [x, graph.node("Sigmoid", [x])]), f"{name}.out")
 
 
-def cache_sizes(config: BSQConfig) -> dict[str, tuple[int, int, int]]:
-    """Shape of every cache."""
-    sizes = {kind: (config.layers, config.left_tokens, config.d_model) for kind in ("keys", "values")}
-    if config.convolution:
-        sizes["conv"] = (config.layers, config.kernel_size - 1, config.d_model)
-    if config.waveform_channels:
-        sizes["wave"] = (config.waveform_layers, config.waveform_kernel - 1, config.waveform_channels)
-    return sizes
+def cache_sizes(config: BSQConfig) -> dict[str, tuple[int, int]]:
+    """Shape of every kind of cache, one of which each layer has."""
+    return {
+        "keys": (config.left_tokens, config.d_model),
+        "values": (config.left_tokens, config.d_model),
+        "conv": (config.kernel_size - 1, config.d_model),
+        "wave": (config.waveform_kernel - 1, config.waveform_channels),
+    }
 
 
 def _statistics(writer: _Writer) -> tuple[str, str]:
