@@ -34,7 +34,8 @@ from linnet.runtime.wav2vec2_vocabulary import vocabulary_of
 from linnet.train.run_folder import environment
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("pretraining", "fine_tuning", "masks", "inference", "memory")
+STEPS = ("pretraining", "pretraining_layer_norm", "fine_tuning", "fine_tuning_layer_norm")
+PARTS = (*STEPS, "masks", "inference", "memory")
 CLIPS, CLIP_S = 2, 5.0
 CLASSES = 32
 SIZES = ((4, 249), (16, 499), (64, 749))
@@ -60,16 +61,19 @@ def timed(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> d
     }
 
 
-def official(folder: Path, kind: str) -> Any:
+def official(folder: Path, kind: str, **variant: Any) -> Any:
     """transformers' model with fresh weights, also written to `folder` for ours to load; its usual dropout is on."""
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.Wav2Vec2Config(vocab_size=CLASSES, layerdrop=0.0, ctc_loss_reduction="sum")
+    config = transformers.Wav2Vec2Config(vocab_size=CLASSES, layerdrop=0.0, ctc_loss_reduction="sum", **variant)
     model = getattr(transformers, f"Wav2Vec2For{kind}")(config)
     model.save_pretrained(folder)
     return model.train()
 
+
+# The second published variant (large-lv60, XLSR), here at the size of base.
+LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 # What transformers' configuration has by default, in our names.
 SAME = Regularisation(
@@ -83,12 +87,12 @@ def batch() -> tuple[Tensor, Tensor]:
     return samples, torch.full((CLIPS,), samples.shape[1])
 
 
-def pretraining(repeats: int) -> dict[str, Any]:
+def pretraining(repeats: int, **variant: Any) -> dict[str, Any]:
     """Masks, negatives, forward, backward, AdamW."""
     from transformers.models.wav2vec2 import modeling_wav2vec2 as modeling
 
     with tempfile.TemporaryDirectory() as folder:
-        theirs = official(Path(folder), "PreTraining")
+        theirs = official(Path(folder), "PreTraining", **variant)
         config = load_pretraining(Path(folder)).config
         ours = Wav2Vec2ForPreTraining(config, SAME, penalty_weight=0.0).train()
         ours.load_state_dict(load_weights(Path(folder), config, parts=("quantizer",)))
@@ -115,10 +119,10 @@ def pretraining(repeats: int) -> dict[str, Any]:
     return timed(step_ours, step_theirs, repeats) | {"batch": f"{CLIPS} × {CLIP_S:g} s", "model": "base"}
 
 
-def fine_tuning(repeats: int) -> dict[str, Any]:
+def fine_tuning(repeats: int, **variant: Any) -> dict[str, Any]:
     """Forward, CTC, backward, AdamW; feature encoder frozen."""
     with tempfile.TemporaryDirectory() as folder:
-        theirs = official(Path(folder), "CTC")
+        theirs = official(Path(folder), "CTC", **variant)
         config = load_ctc(Path(folder)).config
         ours = Wav2Vec2ForCTC(config, SAME).train()
         ours.load_state_dict(load_weights(Path(folder), config, parts=("lm_head",)))
@@ -257,10 +261,11 @@ def main() -> None:
             report[part] = inference(options.repeats, options.threads)
         elif part == "memory":
             report[part] = memory()
+        elif part == "masks":
+            report[part] = masks(options.repeats)
         else:
-            report[part] = {"pretraining": pretraining, "fine_tuning": fine_tuning, "masks": masks}[part](
-                options.repeats
-            )
+            step = pretraining if part.startswith("pretraining") else fine_tuning
+            report[part] = step(options.repeats, **(LAYER_NORM if part.endswith("layer_norm") else {}))
         report[part] |= {"threads": options.threads, "environment": environment()}
         sys.stderr.write(f"{part}: done\n")
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"

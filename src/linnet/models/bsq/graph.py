@@ -5,8 +5,8 @@
 
 T is one block of tokens or less. The caches of layer N of both: keys.N and values.N [P, C], not yet rotated, and the
 last inputs of the depthwise convolutions, conv.N [kernel − 1, C]; the decoder's waveform head adds wave.N
-[kernel − 1, S]. What comes out as next_… goes in with the next block. `bias` is 0, or −1e9 where the cache holds nothing
-yet. Normalisation of log-mel is inside.
+[kernel − 1, S]. What comes out as next_NAME goes in as NAME with the next block. `bias` is 0, or −1e9 where the cache
+holds nothing yet. Normalisation of log-mel is inside.
 
 Shapes: P = left_tokens, C = d_model, D bits, M mel bands, R frames per token, F = T·R frames, S channels of
 the waveform head, K = n_fft / 2 + 1 bins.
