@@ -27,7 +27,6 @@ from linnet.bundle import Bundle
 from linnet.errors import LinnetError
 from linnet.manifest import Utterance, read_manifest, write_manifest
 from linnet.models.presets import WAV2VEC2_TINY, WAV2VEC2_TINY_CTC
-from linnet.models.wav2vec2.config import Regularisation
 from linnet.report import Row
 from linnet.train.run_folder import environment
 from linnet.train.trainer import fit
@@ -38,8 +37,7 @@ STARTS = ("pretrained", "random")
 CORPORA = ("speechocean762", "fsdd", "ljspeech")
 DIGITS, DIGITS_SHARE = "fsdd", 0.25
 TEST_CORPORA = ("speechocean762", "fsdd")
-BATCH_AUDIO_S, LOG_EVERY = 8.0, 50  # CTC needs many updates to begin with, not large ones
-MILD = Regularisation(mask_time=0.1, mask_time_length=5)  # more masks keep the random network from beginning at all
+LOG_EVERY = 50
 
 
 def main() -> None:
@@ -79,8 +77,6 @@ def pretrain(options: argparse.Namespace) -> Path:
         train_manifests=(options.data / "unlabelled.jsonl", options.data / "train.jsonl"),
         dev_manifests=(options.data / "dev.jsonl",),
         steps=options.pretraining_steps,
-        warmup_steps=100,
-        batch_audio_s=20.0,
         validate_every=200,
         save_every=200,
         threads=options.threads,
@@ -106,8 +102,6 @@ def fine_tune(options: argparse.Namespace, seed: int, minutes: int, pretrained: 
         steps=options.steps,
         # All layers learn in both arms, convolutions too: so short a pretraining leaves none of them finished.
         freeze_feature_encoder=False,
-        batch_audio_s=BATCH_AUDIO_S,
-        regularisation=MILD,
         log_every=LOG_EVERY,
         validate_every=max(1, options.steps // 3),
         save_every=500,
@@ -221,7 +215,11 @@ def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]
         "cells": found,
         "cells_missing": len(cells) - len(found),
         "pretraining": {"steps": options.pretraining_steps, "seed": 0, "last_validation": validations[-1:]},
-        "fine_tuning": {"steps": options.steps, "batch_audio_s": BATCH_AUDIO_S, "training_ctc_every": LOG_EVERY},
+        "fine_tuning": {
+            "steps": options.steps,
+            "batch_audio_s": WAV2VEC2_TINY_CTC.batch_audio_s,
+            "training_ctc_every": LOG_EVERY,
+        },
         "environment": environment(),
     }
     options.results.parent.mkdir(parents=True, exist_ok=True)
