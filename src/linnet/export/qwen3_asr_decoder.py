@@ -26,7 +26,8 @@ Precisions of the layers' matrices:
                  less exact, and makes a sequence's result depend on its neighbours in the batch
     int8-careful a scale per 32 weights and per 32 activations, as GGUF's Q8_0 computes: half the error, half the speed
                  of prefill
-    int4         blocks of 4 bits, activations as above: half the memory, the fastest single stream
+    int4         a scale per 128 weights of 4 bits, the largest of which may be clipped, and per 128 activations: half
+                 the memory, the fastest single stream
     int4-asym    the same with a zero point per block: for weights that are not centred
 The tied table is in 8-bit blocks in all but fp32: its rows are the model's input as well.
 """
