@@ -6,9 +6,9 @@ Pretrains `wav2vec2-tiny` once on unlabelled.jsonl and the sound of train.jsonl.
 fine-tunes it, and trains the same network from random weights on the same labels for as many updates (matched control).
 Labels are spoken digits as far as they go (16 minutes), words that so small a network can learn in minutes, and read
 sentences beyond. All are scored on test utterances of spoken digits and of speechocean762, greedily and with a trigram
-language model of the training texts. Every cell is a run folder in WORK; a second start goes on where the first one stopped, and the results
-file holds what is finished: `cells_missing` counts what is not. Two processes, one with `--starts pretrained` and one
-with `--starts random`, share two cores.
+language model of the training texts. Every cell is a run folder in WORK; a second start goes on where the first one
+stopped, and the results file holds what is finished: `cells_missing` counts what is not. When WORK holds the
+pretraining, two processes, one with `--starts pretrained` and one with `--starts random`, share two cores.
 """
 
 from __future__ import annotations
