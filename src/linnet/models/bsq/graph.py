@@ -3,10 +3,10 @@
     encoder.onnx   log_mel [F, M], bias [P + T], caches → latents [T, D] (their signs are the bits), caches
     decoder.onnx   codes ±1 [T, D], bias [P + T], caches → log_mel [F, M], real and imaginary [F, K], caches
 
-T is one block of tokens or less. The caches of layer N of both: keys.N and values.N [P, C], not yet rotated, and the
-last inputs of the depthwise convolutions, conv.N [kernel − 1, C]; the decoder's waveform head adds wave.N
-[kernel − 1, S]. What comes out as next_NAME goes in as NAME with the next block. `bias` is 0, or −1e9 where the cache
-holds nothing yet. Normalisation of log-mel is inside.
+T is one block of tokens or less. The caches of layer N of both: keys.N and values.N [1, heads, P, C/heads], not yet
+rotated, and the last inputs of the depthwise convolutions, conv.N [kernel − 1, C]; the decoder's waveform head adds
+wave.N [kernel − 1, S]. What comes out as next_NAME goes in as NAME with the next block. `bias` is 0, or −1e9 where the
+cache holds nothing yet. Normalisation of log-mel is inside.
 
 Shapes: P = left_tokens, C = d_model, D bits, M mel bands, R frames per token, F = T·R frames, S channels of
 the waveform head, K = n_fft / 2 + 1 bins.
@@ -102,11 +102,11 @@ class _Writer:
             x = self.graph.node("Add", [x, hidden])
         return x
 
-    def remember(self, kind: str, index: int, new: str, tokens: str) -> str:
-        """Cache `kind` of layer `index` [P, C] before `new` [T, C]; the last P rows become the next cache."""
-        joined = self.graph.node("Concat", [f"{kind}.{index}", new], axis=0)
+    def remember(self, kind: str, index: int, new: str, tokens: str, *, axis: int = 0) -> str:
+        """Cache `kind` of layer `index` before `new` (P and T along `axis`); the last P become the next cache."""
+        joined = self.graph.node("Concat", [f"{kind}.{index}", new], axis=axis)
         end = self.graph.integers(np.iinfo(np.int64).max)
-        self.graph.add("Slice", [joined, tokens, end, self.graph.integers(0)], [f"next_{kind}.{index}"])
+        self.graph.add("Slice", [joined, tokens, end, self.graph.integers(axis)], [f"next_{kind}.{index}"])
         self.cached.append((f"{kind}.{index}", kind))
         return joined
 
@@ -133,14 +133,15 @@ class _Writer:
         graph, config = self.graph, self.config
         queries, keys, values = (f"{name}.{part}" for part in ("queries", "keys", "values"))
         graph.add("Split", [self.linear(x, f"{name}.qkv")], [queries, keys, values], axis=-1, num_outputs=3)
-        keys, values = (self.remember(kind, index, new, tokens) for kind, new in (("keys", keys), ("values", values)))
+        keys, values = (self.remember(kind, index, self._heads(new), tokens, axis=2)
+                        for kind, new in (("keys", keys), ("values", values)))  # fmt: skip
         queries = self._rotate(self._heads(queries), config.left_tokens)
-        keys = self._rotate(self._heads(keys), 0)
+        keys = self._rotate(keys, 0)
         scale = graph.constant("scale", np.array((config.d_model // config.heads) ** -0.5, np.float32))
         across = graph.node("Transpose", [keys], perm=[0, 1, 3, 2])
         scores = graph.node("MatMul", [graph.node("Mul", [queries, scale]), across])
         weights = graph.node("Softmax", [graph.node("Add", [scores, "bias"])], axis=-1)
-        attended = graph.node("Transpose", [graph.node("MatMul", [weights, self._heads(values)])], perm=[0, 2, 1, 3])
+        attended = graph.node("Transpose", [graph.node("MatMul", [weights, values])], perm=[0, 2, 1, 3])
         return self.linear(graph.node("Reshape", [attended, graph.integers(-1, config.d_model)]), f"{name}.out")
 
     def _heads(self, x: str) -> str:
@@ -173,11 +174,12 @@ class _Writer:
         return self.linear(graph.node("Mul", [x, graph.node("Sigmoid", [x])]), f"{name}.out")
 
 
-def cache_sizes(config: BSQConfig) -> dict[str, tuple[int, int]]:
+def cache_sizes(config: BSQConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every kind of cache, one of which each layer has."""
+    heads = (1, config.heads, config.left_tokens, config.d_model // config.heads)
     return {
-        "keys": (config.left_tokens, config.d_model),
-        "values": (config.left_tokens, config.d_model),
+        "keys": heads,
+        "values": heads,
         "conv": (config.kernel_size - 1, config.d_model),
         "wave": (config.waveform_kernel - 1, config.waveform_channels),
     }
