@@ -89,29 +89,18 @@ class _Writer:
         inputs = [x, self.vector(f"{name}.weight"), self.vector(f"{name}.bias")]
         return self.graph.node("LayerNormalization", inputs, axis=-1, epsilon=EPSILON)
 
-    def add_norm(self, x: str, branch: str, name: str) -> tuple[str, str]:
-        """Layer norm of x + branch, and x + branch itself, in one operator."""
-        inputs = [x, branch, self.vector(f"{name}.weight"), self.vector(f"{name}.bias")]
-        normed, total = f"{name}.normed", f"{name}.sum"
-        self.graph.add("SkipLayerNormalization", inputs, [normed, "", "", total], domain=MICROSOFT, epsilon=EPSILON)
-        return normed, total
-
     def layers(self, x: str, part: str, tokens: str) -> str:
-        """The stack of `part` on x [T, C], and the norm after it."""
-        first = f"{part}.layers.blocks"
-        normed = self.norm(x, f"{first}.0.attention_norm")
+        """The stack of `part` on x [T, C]."""
         for index in range(self.config.layers):
-            name = f"{first}.{index}"
-            branch = self._attention(normed, name, index, tokens)
+            name = f"{part}.layers.blocks.{index}"
+            attended = self._attention(self.norm(x, f"{name}.attention_norm"), name, index, tokens)
+            x = self.graph.node("Add", [x, attended])
             if self.config.convolution:
-                normed, x = self.add_norm(x, branch, f"{name}.convolution.norm")
-                branch = self._convolution(normed, f"{name}.convolution", index, tokens)
-            normed, x = self.add_norm(x, branch, f"{name}.ffn_norm")
-            hidden = self.linear(normed, f"{name}.fc1")
-            branch = self.linear(self.graph.node("Gelu", [hidden]), f"{name}.fc2")
-            last = index == self.config.layers - 1
-            normed, x = self.add_norm(x, branch, f"{part}.norm" if last else f"{first}.{index + 1}.attention_norm")
-        return normed
+                x = self.graph.node("Add", [x, self._convolution(x, f"{name}.convolution", index, tokens)])
+            hidden = self.linear(self.norm(x, f"{name}.ffn_norm"), f"{name}.fc1")
+            hidden = self.linear(self.graph.node("Gelu", [hidden]), f"{name}.fc2")
+            x = self.graph.node("Add", [x, hidden])
+        return x
 
     def remember(self, kind: str, index: int, new: str, tokens: str, *, axis: int = 0) -> str:
         """Cache `kind` of layer `index` before `new` (P and T along `axis`); the last P become the next cache."""
@@ -177,7 +166,7 @@ class _Writer:
     def _convolution(self, x: str, name: str, index: int, tokens: str) -> str:
         graph = self.graph
         value, gate = f"{name}.value", f"{name}.gated"
-        both = self.linear(x, f"{name}.gate")
+        both = self.linear(self.norm(x, f"{name}.norm"), f"{name}.gate")
         graph.add("Split", [both], [value, gate], axis=-1, num_outputs=2)
         gated = graph.node("Mul", [value, graph.node("Sigmoid", [gate])])
         x = self.depthwise(self.remember("conv", index, gated, tokens), f"{name}.depthwise")
@@ -209,8 +198,8 @@ def _write_encoder(writer: _Writer) -> None:
     normal = graph.node("Div", [graph.node("Sub", ["log_mel", mean]), std])
     x = graph.node("Reshape", [normal, graph.integers(-1, config.token_features)])
     tokens, linear = graph.node("Shape", [x], start=0, end=1), writer.linear(x, "encoder.shortcut", exact=True)
-    hidden = writer.layers(writer.linear(x, "encoder.embed", exact=True), "encoder", tokens)
-    latents = writer.linear(hidden, "encoder.project", exact=True)
+    x = writer.layers(writer.linear(x, "encoder.embed", exact=True), "encoder", tokens)
+    latents = writer.linear(writer.norm(x, "encoder.norm"), "encoder.project", exact=True)
     graph.add("Add", [latents, linear], ["latents"])
     inputs: list[Value] = [("log_mel", ["frames", config.features.n_mels]), ("bias", ["seen"])]
     writer.finish("bsq_encoder", inputs, [("latents", ["tokens", config.bits])])
@@ -219,7 +208,8 @@ def _write_encoder(writer: _Writer) -> None:
 def _write_decoder(writer: _Writer) -> None:
     graph, config = writer.graph, writer.config
     tokens = graph.node("Shape", ["codes"], start=0, end=1)
-    hidden = writer.layers(writer.linear("codes", "decoder.embed", exact=True), "decoder", tokens)
+    x = writer.layers(writer.linear("codes", "decoder.embed", exact=True), "decoder", tokens)
+    hidden = writer.norm(x, "decoder.norm")
     mean, std = _statistics(writer)
     linear = writer.linear("codes", "decoder.shortcut", exact=True)
     picture = graph.node("Add", [writer.linear(hidden, "decoder.project", exact=True), linear])
