@@ -55,7 +55,7 @@ def main() -> None:
         updates = [every * (index + 1) for index in range(len(losses))]
         label = f"{cell['start']}, {cell['minutes']} min" if cell["seed"] == cells[0]["seed"] else None
         axes[0][-1].plot(updates, losses, STYLES[cell["minutes"]], color=STARTS[cell["start"]], label=label)
-    axes[0][-1].set(title="training", xlabel="updates", ylabel="CTC loss per character (nats)", ylim=(2.5, 7))
+    axes[0][-1].set(title="training", xlabel="updates", ylabel="CTC loss per character (nats)", ylim=(0, 4))
     axes[0][-1].legend(frameon=False, fontsize=8)
     axes[0][0].legend(frameon=False, fontsize=8)
     options.out.mkdir(parents=True, exist_ok=True)
