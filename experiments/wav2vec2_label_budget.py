@@ -14,6 +14,7 @@ pretraining, two processes, one with `--starts pretrained` and one with `--start
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -51,13 +52,13 @@ def main() -> None:
     parser.add_argument("--test-utterances", type=int, default=250, help="of each test corpus")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="run these cells alone")
-    parser.add_argument("--summarise", action="store_true", help="write the results of what is finished, train nothing")
+    parser.add_argument("--summarise", action="store_true", help="write and print what is finished, train nothing")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
 
     cells = [(seed, minutes, start) for seed in SEEDS for minutes in MINUTES for start in STARTS]
     if options.summarise:
-        write_results(options, cells)
+        sys.stdout.write(table(write_results(options, cells)))
         return
     pretrained = pretrain(options) if "pretrained" in options.starts else None
     for seed, minutes, start in cells:
@@ -190,8 +191,25 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]) -> None:
-    """Everything that is finished."""
+def table(found: list[dict[str, Any]]) -> str:
+    """Word and character error rates in per cent: the mean over seeds, lowest and highest in brackets."""
+    lines = ["minutes  start       decoding  corpus           WER                  CER                  seeds"]
+    for minutes in sorted(MINUTES):
+        for start, decoding, corpus in itertools.product(STARTS, ("greedy", "lm"), TEST_CORPORA):
+            tests = [cell["test"][decoding][corpus] for cell in found
+                     if (cell["minutes"], cell["start"]) == (minutes, start)]  # fmt: skip
+            if not tests:
+                continue
+            rates = []
+            for name in ("wer", "cer"):
+                each = [100 * test[name] for test in tests]
+                rates.append(f"{sum(each) / len(each):5.1f} [{min(each):5.1f}, {max(each):5.1f}]")
+            lines.append(f"{minutes:7}  {start:10}  {decoding:8}  {corpus:15}  {rates[0]}  {rates[1]}  {len(tests)}")
+    return "\n".join(lines) + "\n"
+
+
+def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]) -> list[dict[str, Any]]:
+    """Everything that is finished; returns the cells."""
     found = []
     for seed, minutes, start in cells:
         run = options.work / f"{start}-{minutes}min-seed{seed}"
@@ -223,6 +241,7 @@ def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]
     }
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return found
 
 
 if __name__ == "__main__":
