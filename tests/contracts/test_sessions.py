@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
 import linnet
-from linnet.runtime.providers import session_options
+from linnet.runtime import providers
 
 SOURCE = Path(linnet.__file__).parent
 
@@ -17,6 +22,34 @@ def test_no_other_place_makes_session_options() -> None:
     assert places == ["runtime/providers.py"]
 
 
-def test_overflow_is_kept_out() -> None:
-    assert session_options(1).get_session_config_entry("session.x64quantprecision") == "1"
-    assert session_options(3).intra_op_num_threads == 3
+@pytest.mark.parametrize("found", [True, False])
+def test_the_slower_kernels_are_taken_where_products_overflow(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "overflows", lambda: found)
+    options = providers.session_options(3)
+    assert options.intra_op_num_threads == 3
+    if found:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError):  # not set
+            options.get_session_config_entry("session.x64quantprecision")
+
+
+def test_the_answer_is_that_of_the_processor() -> None:
+    if not (processors := Path("/proc/cpuinfo")).exists() or platform.machine() != "x86_64":
+        pytest.skip("only Linux on x86 lists what a processor has")
+    has_vnni = {"avx512_vnni", "avx_vnni"} & set(processors.read_text().split())
+    assert providers.overflows() == (not has_vnni)
+
+
+def test_the_product_that_is_asked_for_is_the_one_in_the_file() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "int8_product",
+        [
+            helper.make_tensor_value_info("a", TensorProto.UINT8, ["m", "k"]),
+            helper.make_tensor_value_info("b", TensorProto.INT8, ["k", "n"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["m", "n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    assert onnx.load(providers.INT8_PRODUCT) == model

@@ -11,6 +11,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,7 +43,10 @@ MIN_FRAME_COSINE = 0.999
 """Of encoder frames on a device against the CPU: half precision reaches .9999, a wrong kernel does not reach .99."""
 MAX_KL = 0.01
 """Nats between the next-token distributions of GPU and CPU."""
-SAMPLE = Path(__file__).parents[1] / "assets" / "sample.flac"
+ASSETS = Path(__file__).parents[1] / "assets"
+SAMPLE = ASSETS / "sample.flac"
+INT8_PRODUCT = ASSETS / "int8_product.onnx"
+"""MatMulInteger of a uint8 [m, k] and b int8 [k, n]."""
 
 
 def available() -> tuple[str, ...]:
@@ -56,16 +60,32 @@ def available() -> tuple[str, ...]:
 def session_options(threads: int | None) -> ort.SessionOptions:
     """What every session is opened with: `threads` (None: all physical cores), and 8-bit products without overflow.
 
-    A processor with AVX2 but without VNNI adds pairs of 8-bit products in 16 bits, which overflow: a decoder's logits
-    came out 40 % off (docs/log.md). On such processors this entry has ONNX Runtime take other, slower kernels; on all
-    others it changes nothing.
+    Where they overflow, this entry has ONNX Runtime take other kernels. It would take them on any x86 processor, and
+    where nothing overflows they are half as fast: hence the question first.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+@cache
+def overflows() -> bool:
+    """Whether products of unsigned and signed bytes overflow here, found out by multiplying the largest there are.
+
+    A processor with AVX2 or AVX-512 but without VNNI adds pairs of them in 16 bits and clips the sums: a decoder's
+    logits came out 40 % off (docs/log.md).
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(INT8_PRODUCT), options, providers=["CPUExecutionProvider"])
+    largest = {"a": np.full((4, 64), 255, np.uint8), "b": np.full((64, 64), 127, np.int8)}
+    return bool((session.run(None, largest)[0] != 64 * 255 * 127).any())
 
 
 def release_free_memory() -> None:
