@@ -230,7 +230,7 @@ def memory() -> dict[str, Any]:
     found = {}
     for checkpointing in (False, True):
         code = (
-            "import resource, torch\n"
+            "import torch\n"
             "from linnet.models.wav2vec2.model import Wav2Vec2ForCTC, initialise\n"
             "from linnet.runtime.wav2vec2_config import Wav2Vec2Config\n"
             "torch.set_num_threads(1)\n"
@@ -239,7 +239,9 @@ def memory() -> dict[str, Any]:
             "model.wav2vec2.feature_extractor.requires_grad_(False)\n"
             f"model.wav2vec2.encoder.gradient_checkpointing = {checkpointing}\n"
             "model(torch.randn(2, 160000))[0].square().mean().backward()\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+            # ru_maxrss of a child would count what its parent held when it was started.
+            "lines = open('/proc/self/status').read().splitlines()\n"
+            "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
         )
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         found["checkpointing" if checkpointing else "plain"] = round(int(ran.stdout) / 1024)
