@@ -56,7 +56,7 @@ def main() -> None:
         label = f"{cell['start']}, {cell['minutes']} min" if cell["seed"] == cells[0]["seed"] else None
         axes[0][-1].plot(updates, losses, STYLES[cell["minutes"]], color=STARTS[cell["start"]], label=label)
     axes[0][-1].set(title="training", xlabel="updates", ylabel="CTC loss per character (nats)", ylim=(0, 4))
-    axes[0][-1].legend(frameon=False, fontsize=8)
+    axes[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes[0][0].legend(frameon=False, fontsize=8)
     options.out.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "pdf"):
