@@ -74,7 +74,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest; audio and video below its folder get relative paths. An existing file is replaced whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may write the same manifest
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         for utterance in utterances:
             file.write(json.dumps(_record(utterance, path.parent), ensure_ascii=False, allow_nan=False) + "\n")

@@ -27,7 +27,7 @@ from linnet.runtime.slots import Slots, check_tokens
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-PREFILL_POSITIONS = 256  # prompts pass in pieces: at 512, 30 s of audio took 92 MB more at its peak and no less time
+PREFILL_POSITIONS = 256  # prompts pass in pieces: at 512, 30 s of audio take 92 MB more and are no faster
 CACHE_POSITIONS = 256  # the cache grows in steps of this many positions …
 KEPT_POSITIONS = 1024  # … and is dropped when idle if one long prompt made it larger than this
 
