@@ -43,8 +43,10 @@ class Silero:
         weights = _read_weights(WEIGHTS)
         self._basis = weights["stft.forward_basis_buffer"][:, 0].T.copy()
         self._convolutions = [
-            (weights[f"encoder.{i}.reparam_conv.weight"], weights[f"encoder.{i}.reparam_conv.bias"]) for i in range(4)
-        ]
+            (weights[f"encoder.{i}.reparam_conv.weight"].reshape(outputs, -1).T.copy(),
+             weights[f"encoder.{i}.reparam_conv.bias"])
+            for i, outputs in enumerate((128, 64, 64, 128))
+        ]  # fmt: skip
         self._input, self._recurrent = weights["decoder.rnn.weight_ih"].T.copy(), weights["decoder.rnn.weight_hh"]
         self._bias = weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]
         self._out, self._out_bias = weights["decoder.decoder.2.weight"], weights["decoder.decoder.2.bias"]
@@ -84,11 +86,14 @@ class Silero:
 
 
 def _convolve(x: FloatArray, weight: FloatArray, bias: FloatArray, stride: int) -> FloatArray:
-    """Convolution of three taps with zero padding, then ReLU: [n, channels, steps] → [n, outputs, steps / stride]."""
+    """Convolution of three taps with zero padding, then ReLU: [n, channels, steps] → [n, outputs, steps / stride].
+
+    `weight` is [channels · 3, outputs].
+    """
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
     taps = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)[:, :, ::stride]  # [n, channels, steps, 3]
     columns = taps.transpose(0, 2, 1, 3).reshape(len(x) * taps.shape[2], -1)
-    out: FloatArray = np.maximum(product(columns, weight.reshape(len(weight), -1).T) + bias, 0)
+    out: FloatArray = np.maximum(product(columns, weight) + bias, 0)
     return out.reshape(len(x), taps.shape[2], -1).transpose(0, 2, 1)
 
 
