@@ -34,6 +34,7 @@ from linnet.train.trainer import fit
 
 MINUTES = (60, 15, 5)
 SEEDS = (0, 1, 2)
+T_95 = 4.303  # Student's t for three seeds
 STARTS = ("pretrained", "random")
 CORPORA = ("speechocean762", "fsdd", "ljspeech")
 DIGITS = "fsdd"
@@ -205,7 +206,22 @@ def table(found: list[dict[str, Any]]) -> str:
                 each = [100 * test[name] for test in tests]
                 rates.append(f"{sum(each) / len(each):5.1f} [{min(each):5.1f}, {max(each):5.1f}]")
             lines.append(f"{minutes:7}  {start:10}  {decoding:8}  {corpus:15}  {rates[0]}  {rates[1]}  {len(tests)}")
+        for decoding, corpus in itertools.product(("greedy", "lm"), TEST_CORPORA):
+            lines.append(
+                f"{minutes:7}  difference  {decoding:8}  {corpus:15}  {difference(found, minutes, decoding, corpus)}"
+            )
     return "\n".join(lines) + "\n"
+
+
+def difference(found: list[dict[str, Any]], minutes: int, decoding: str, corpus: str) -> str:
+    """WER with pretraining minus WER without, in points: mean over paired seeds and 95 % interval (Student's t)."""
+    rates = {(cell["start"], cell["seed"]): 100 * cell["test"][decoding][corpus]["wer"]
+             for cell in found if cell["minutes"] == minutes}  # fmt: skip
+    if len(rates) < len(STARTS) * len(SEEDS):
+        return "needs all seeds"
+    pairs = np.array([rates["pretrained", seed] - rates["random", seed] for seed in SEEDS])
+    half = T_95 * pairs.std(ddof=1) / len(pairs) ** 0.5
+    return f"{pairs.mean():5.1f} [{pairs.mean() - half:5.1f}, {pairs.mean() + half:5.1f}]"
 
 
 def write_results(options: argparse.Namespace, cells: list[tuple[int, int, str]]) -> list[dict[str, Any]]:
