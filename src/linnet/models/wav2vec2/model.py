@@ -4,7 +4,8 @@ Parameter names are Hugging Face's, so that its checkpoints load as they are (`c
 group norm with post-norm layers (base), layer norm with pre-norm layers (large-lv60, XLSR). Checked against
 transformers in `tests/parity/test_wav2vec2_transformers.py`; the specification is the README beside this file.
 
-Shapes: B clips, N samples (zero-padded), T frames of 20 ms, C convolution channels, D hidden size, V labels.
+Shapes: B clips, N samples (zero-padded), T frames (of 20 ms in the published models), C convolution channels, D hidden
+size, V labels.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """`conv` on x [B, T, C] → [B, T', C'] as matrix products without copies of windows.
 
     Rows of `stride` frames side by side hold the first `stride` taps of every window; the next row holds the taps
-    after these, and so on.
+    after these, and so on. Raises RuntimeError if T is below the number of taps, as torch does.
     """
     (b, t, c), taps, stride = x.shape, conv.kernel_size[0], conv.stride[0]
     count = (t - taps) // stride + 1
