@@ -97,13 +97,16 @@ def test_work_of_a_caller_who_left_is_taken_off(
     async def scenario() -> None:
         async with started(talking) as engine:
             entered, go = hold(talking)
-            left = asyncio.ensure_future(engine.transcribe(io.BytesIO(long_wav(80))))
+            audio = io.BytesIO(long_wav(80))
+            left = asyncio.ensure_future(engine.transcribe(audio))
             await asyncio.to_thread(entered.wait, 30)
             left.cancel()
             await asyncio.gather(left, return_exceptions=True)
+            assert not audio.closed  # the model may be reading it; its thread closes it, between two steps
             go.set()
             await engine.transcribe(io.BytesIO(wav))
             assert engine.pending == 0
+        assert audio.closed
 
     asyncio.run(scenario())
     assert len(talking.heard) == 2  # the cut that was in work, and that of the other recording
@@ -112,19 +115,22 @@ def test_work_of_a_caller_who_left_is_taken_off(
 def test_what_is_wrong_with_one_request_harms_no_other(talking: TalkingRecognizer, wav: bytes) -> None:
     silence = to_wav(np.zeros(16_000, np.float32))
 
+    files = [io.BytesIO(audio) for audio in (silence, wav, b"no audio", wav)]
+
     async def scenario() -> list[Transcription | BaseException]:
         async with started(talking) as engine:
             return await asyncio.gather(
-                engine.transcribe(io.BytesIO(silence), language="xx"),
-                engine.transcribe(io.BytesIO(wav), context="x" * 1001),
-                engine.transcribe(io.BytesIO(b"no audio")),
-                engine.transcribe(io.BytesIO(wav)),
+                engine.transcribe(files[0], language="xx"),
+                engine.transcribe(files[1], context="x" * 1001),
+                engine.transcribe(files[2]),
+                engine.transcribe(files[3]),
                 return_exceptions=True,
             )
 
     language, context, content, fine = asyncio.run(scenario())
     assert isinstance(language, LanguageError) and isinstance(context, ConfigError)
     assert isinstance(content, ValueError) and isinstance(fine, Transcription)
+    assert all(file.closed for file in files)
 
 
 def test_a_failing_model_answers_everybody_and_goes_on(talking: TalkingRecognizer, wav: bytes) -> None:
@@ -188,20 +194,23 @@ def test_on_the_way_down_work_is_finished(talking: TalkingRecognizer, wav: bytes
 def test_when_the_time_is_over_what_is_left_is_answered_with_503(
     talking: TalkingRecognizer, long_wav: Callable[[float], bytes]
 ) -> None:
+    files = [io.BytesIO(long_wav(60)), io.BytesIO(long_wav(60)), io.BytesIO()]
+
     async def scenario() -> None:
         async with started(talking) as engine:
             entered, go = hold(talking)
-            late = [asyncio.ensure_future(engine.transcribe(io.BytesIO(long_wav(60)))) for _ in range(2)]
+            late = [asyncio.ensure_future(engine.transcribe(file)) for file in files[:2]]
             await asyncio.to_thread(entered.wait, 30)
             engine.refuse_pending()
             for one in await asyncio.gather(*late, return_exceptions=True):
                 assert isinstance(one, ApiError) and one.status == 503 and one.headers["Retry-After"]
             with pytest.raises(ApiError):
-                await engine.transcribe(io.BytesIO(b""))
+                await engine.transcribe(files[2])
             go.set()
 
     asyncio.run(scenario())
     assert len(talking.heard) <= 1
+    assert all(file.closed for file in files)
 
 
 class WholeOnly:

@@ -69,12 +69,14 @@ class Engine:
         context: str = "",
         on_segment: Callable[[Segment], None] = lambda segment: None,
     ) -> Transcription:
-        """Recognise an open audio file; `on_segment` hears of each segment in order, on the event loop.
+        """Recognise an open audio file, which is closed when the model has let go of it; this may be later than the
+        end of this call. `on_segment` hears of each segment in order, on the event loop.
 
         Raises LinnetError for what is wrong with the request, ApiError 503 if the server is going down. Cancelling the
         caller takes the work off the model.
         """
         if self._refusing or not self._thread.is_alive():
+            audio.close()
             raise going_down()
         loop = asyncio.get_running_loop()
 
@@ -122,6 +124,10 @@ class Engine:
         self.refuse_pending()
         self._inbox.put(None)
         self._thread.join()
+        with suppress(queue.Empty):  # what came after the last step
+            while True:
+                if isinstance(late := self._inbox.get_nowait(), Job):
+                    late.audio.close()
         self.recognizer.close()
 
     def _run(self) -> None:
@@ -137,6 +143,7 @@ class Engine:
                 self._schedule.fail_all(error)
             self._schedule.forget_unwanted()
             self.busy_s += time.perf_counter() - started
+        self._schedule.fail_all(going_down())
 
     def _take(self, work: Job | Callable[[], None] | None) -> None:
         if work is None:
@@ -146,6 +153,7 @@ class Engine:
                 _check(self.recognizer, work)
             except Exception as error:
                 work.fail(error)
+                work.audio.close()
             else:
                 self._schedule.add(work)
         else:

@@ -131,9 +131,8 @@ def router(state: State) -> APIRouter:
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
-        with decoded.file:
-            work = options.engine.transcribe(decoded.file, language=options.language, context=options.context)
-            result = await while_connected(request, work)
+        work = options.engine.transcribe(decoded.file, language=options.language, context=options.context)
+        result = await while_connected(request, work)
         note(request.scope)(model_s=round(result.processing_s or 0, 3))
         _count_speed(state, result)
         return _document(result, options)
@@ -311,7 +310,6 @@ async def _events(state: State, decoded: Decoded, options: Options) -> AsyncIter
         work.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await work
-        decoded.file.close()
 
 
 def _segment_event(number: int, segment: Segment) -> dict[str, Any]:

@@ -8,7 +8,7 @@ the end of a long one, and a long one is never starved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ class Job:
     """A recording that somebody waits for."""
 
     audio: BinaryIO
+    """Closed by whoever reads it, and not by who waits: the model may be reading when they leave."""
     language: str | None = None
     context: str = ""
     on_segment: Callable[[Segment], None] = lambda segment: None
@@ -62,7 +63,7 @@ class _Open:
     job: Job
     clock: float
     recording: Recording
-    cuts: Iterator[Cut | None]
+    cuts: Generator[Cut | None]
     started_at: float = field(default_factory=time.perf_counter)
     given: int = 0
     heard: dict[int, list[Segment]] = field(default_factory=dict)
@@ -97,17 +98,17 @@ class Schedule:
         while self._open:
             one = min(self._open, key=lambda each: each.clock)
             if not one.job.wanted:
-                self._open.remove(one)
+                self._close(one)
                 continue
             self._clock = one.clock
             try:
                 cut = next(one.cuts)
             except StopIteration:
-                self._open.remove(one)
+                self._close(one)
                 one.exhausted = True
                 self._finish(one)
             except Exception as error:  # of this recording; the others go on
-                self._open.remove(one)
+                self._close(one)
                 one.job.fail(error)
             else:
                 if cut is not None:
@@ -142,8 +143,14 @@ class Schedule:
         """The model failed: everybody in work hears of it."""
         for one in [*self._open, *(owner for owner, _ in self._out.values())]:
             one.job.fail(error)
-        self._open.clear()
+        for one in list(self._open):
+            self._close(one)
         self._out.clear()
+
+    def _close(self, one: _Open) -> None:
+        self._open.remove(one)
+        one.cuts.close()
+        one.job.audio.close()
 
     def _give(self, one: _Open, cut: Cut) -> CutRequest:
         request = CutRequest(cut, one.job.language, one.job.context)
@@ -166,7 +173,7 @@ class Schedule:
             )
 
 
-def _cuts(recording: Recording) -> Iterator[Cut | None]:
+def _cuts(recording: Recording) -> Generator[Cut | None]:
     """The cuts of a recording, and None wherever a block of it brought none."""
     planner = CutPlanner(SpeechDetector())
     for block in recording.blocks():
