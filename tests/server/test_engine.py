@@ -114,7 +114,6 @@ def test_work_of_a_caller_who_left_is_taken_off(
 
 def test_what_is_wrong_with_one_request_harms_no_other(talking: TalkingRecognizer, wav: bytes) -> None:
     silence = to_wav(np.zeros(16_000, np.float32))
-
     files = [io.BytesIO(audio) for audio in (silence, wav, b"no audio", wav)]
 
     async def scenario() -> list[Transcription | BaseException]:

@@ -124,10 +124,6 @@ class Engine:
         self.refuse_pending()
         self._inbox.put(None)
         self._thread.join()
-        with suppress(queue.Empty):  # what came after the last step
-            while True:
-                if isinstance(late := self._inbox.get_nowait(), Job):
-                    late.audio.close()
         self.recognizer.close()
 
     def _run(self) -> None:
@@ -143,6 +139,7 @@ class Engine:
                 self._schedule.fail_all(error)
             self._schedule.forget_unwanted()
             self.busy_s += time.perf_counter() - started
+        self._between()  # what came after the last step
         self._schedule.fail_all(going_down())
 
     def _take(self, work: Job | Callable[[], None] | None) -> None:
