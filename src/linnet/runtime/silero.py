@@ -42,11 +42,11 @@ class Silero:
     def __init__(self) -> None:
         weights = _read_weights(WEIGHTS)
         self._basis = weights["stft.forward_basis_buffer"][:, 0].T.copy()
+        convolutions = [f"encoder.{i}.reparam_conv" for i in range(4)]
         self._convolutions = [
-            (weights[f"encoder.{i}.reparam_conv.weight"].reshape(outputs, -1).T.copy(),
-             weights[f"encoder.{i}.reparam_conv.bias"])
-            for i, outputs in enumerate((128, 64, 64, 128))
-        ]  # fmt: skip
+            (weights[f"{name}.weight"].reshape(len(weights[f"{name}.bias"]), -1).T.copy(), weights[f"{name}.bias"])
+            for name in convolutions
+        ]
         self._input, self._recurrent = weights["decoder.rnn.weight_ih"].T.copy(), weights["decoder.rnn.weight_hh"]
         self._bias = weights["decoder.rnn.bias_ih"] + weights["decoder.rnn.bias_hh"]
         self._out, self._out_bias = weights["decoder.decoder.2.weight"], weights["decoder.decoder.2.bias"]
